@@ -64,8 +64,10 @@ type Bindings struct {
 	RateLimits *RateLimits     `json:"rate_limits,omitzero"`
 
 	// Invalid lists what was met and not understood (an unknown key, a wrong
-	// type, a key that stands twice), each as "bindings.<path>: what is wrong".
-	Invalid []string `json:"-"`
+	// type, a key that stands twice), each as "bindings.<path>: what is wrong". It
+	// is written out so that it is met again, as an unknown key, by whoever reads:
+	// a profile must not become wider by being copied.
+	Invalid []string `json:"invalid,omitempty"`
 }
 
 // BudgetBinding names a budget; one with a Limit creates its record if absent.
@@ -126,4 +128,17 @@ type Reason uint8
 type Decision struct {
 	Reason  Reason // Allowed, or the first check that failed
 	Targets uint64 // bit i: Request.Targets[i] is left. Execute only.
+}
+
+// String names the action for people.
+func (a Action) String() string {
+	switch a {
+	case Execute:
+		return "execute"
+	case List:
+		return "list"
+	case Self:
+		return "self"
+	}
+	return "unknown action"
 }

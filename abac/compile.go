@@ -1,0 +1,140 @@
+package abac
+
+import (
+	"slices"
+	"time"
+)
+
+// notBeforeLeeway is how far a gateway's clock may be behind the one that set
+// not_before. Expiry has none.
+const notBeforeLeeway = 60 * time.Second
+
+const notEnforced = "not enforced by this version"
+
+// Policy is a profile made ready to decide. It is immutable and safe for
+// concurrent use. The zero Policy and a nil one deny.
+type Policy struct {
+	// In the order in which the checks read them.
+	usable    bool // no problem
+	timed     bool // not_before or expires_at is set
+	status    Status
+	purpose   Purpose
+	notBefore time.Time // leeway taken off; zero: none
+	expires   time.Time // zero: none
+	org       string
+	gateway   string // "": any, since an empty binding is refused
+	team      string // "": none, likewise
+	models    filter
+	providers filter
+
+	problem string
+	profile Profile
+}
+
+// Compile makes a profile ready to decide. It never fails: of a profile that is
+// not valid, or that binds what this version does not enforce, it makes a policy
+// that denies with ProfileInvalid and whose Problem says why. It keeps nothing of
+// p, which may change afterwards.
+func Compile(p *Profile) *Policy {
+	if p == nil {
+		return &Policy{problem: "no profile"}
+	}
+	c := &Policy{
+		status:  p.Status,
+		purpose: p.Purpose,
+		org:     p.OrgID,
+		problem: problem(p),
+		profile: clone(p),
+	}
+	b := &c.profile.Bindings
+	if b.GatewayID != nil {
+		c.gateway = *b.GatewayID
+	}
+	if b.TeamID != nil {
+		c.team = *b.TeamID
+	}
+	if t := p.NotBefore; t != nil {
+		c.notBefore, c.timed = t.Add(-notBeforeLeeway), true
+	}
+	if t := p.ExpiresAt; t != nil {
+		c.expires, c.timed = *t, true
+	}
+	c.models = compileFilter(b.Models, p.Purpose == General)
+	c.providers = compileFilter(b.Providers, p.Purpose == General)
+	c.usable = c.problem == ""
+	return c
+}
+
+// Profile returns the profile that the policy was compiled from: the policy's own
+// copy, read only.
+func (p *Policy) Profile() *Profile { return &p.profile }
+
+// Problem says why every decision is ProfileInvalid, with the path of what is
+// wrong; "" when the profile is valid.
+func (p *Policy) Problem() string { return p.problem }
+
+// problem returns the first thing that makes a profile deny. It asks for less
+// than Validate does: a profile that an older or newer control plane let pass,
+// and whose meaning is clear, keeps working.
+func problem(p *Profile) string {
+	switch {
+	case p.ID == "":
+		return "id: missing"
+	case p.OrgID == "":
+		return "org_id: missing"
+	}
+	if err := purposeProblem(p.Purpose, p.PrincipalType); err != nil {
+		return err.Error()
+	}
+	switch p.Status {
+	case Active, Quarantined, Revoked:
+	default:
+		return "status: unknown"
+	}
+
+	b := &p.Bindings
+	if len(b.Invalid) > 0 {
+		return b.Invalid[0]
+	}
+	if list := restrictionProblems(p); len(list) > 0 {
+		return list[0].Error()
+	}
+	if list := patternProblems("bindings.providers", b.Providers); len(list) > 0 {
+		return list[0].Error()
+	}
+	if list := patternProblems("bindings.models", b.Models); len(list) > 0 {
+		return list[0].Error()
+	}
+	switch {
+	case b.Budgets != nil:
+		return "bindings.budgets: " + notEnforced
+	case b.RateLimits != nil:
+		return "bindings.rate_limits: " + notEnforced
+	}
+	return ""
+}
+
+func clone(p *Profile) Profile {
+	c := *p
+	c.NotBefore = clonePointer(p.NotBefore)
+	c.ExpiresAt = clonePointer(p.ExpiresAt)
+	c.LastUsedAt = clonePointer(p.LastUsedAt)
+	c.RotatedFrom = clonePointer(p.RotatedFrom)
+	b := &c.Bindings
+	b.GatewayID = clonePointer(b.GatewayID)
+	b.TeamID = clonePointer(b.TeamID)
+	b.RateLimits = clonePointer(b.RateLimits)
+	b.Providers = slices.Clone(b.Providers)
+	b.Models = slices.Clone(b.Models)
+	b.Budgets = slices.Clone(b.Budgets)
+	b.Invalid = slices.Clone(b.Invalid)
+	return c
+}
+
+func clonePointer[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
