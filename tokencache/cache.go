@@ -1,0 +1,165 @@
+// Package tokencache answers whose token this is: a hot set of compiled profiles
+// in front of the control plane. The hot set may lose anything at any time; what
+// must not be lost, the revocations, is kept exactly and outside it, and read on
+// every hit.
+package tokencache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/token"
+)
+
+var (
+	// ErrUnavailable says that the control plane can't be asked and that nothing
+	// fresh enough is known.
+	ErrUnavailable = errors.New("the control plane is out of reach and nothing fresh enough is known of the token")
+	// ErrOverloaded says that as many tokens as may be are being asked for.
+	ErrOverloaded = errors.New("too many tokens are being asked for")
+)
+
+// Loader asks the control plane.
+type Loader interface {
+	// Load returns the profile of the token that has the digest. Its error is
+	// token.ErrUnknown when the control plane answered that there is none; any
+	// other says that it could not be asked, and is logged: it must hold no secret.
+	// Load must return soon after ctx ends, and is called from many goroutines.
+	Load(ctx context.Context, d token.Digest) (*abac.Profile, error)
+}
+
+// Options say how New makes a cache. Loader and Profiles are required.
+type Options struct {
+	// Profiles is how many profiles the cache holds, at least 1. Fewer than are in
+	// use makes every request of those left out ask the control plane.
+	Profiles int
+	// FreshFor is the age up to which a profile is used without asking.
+	FreshFor time.Duration
+	// MaxStale is the age up to which it is used when asking brings no answer; at
+	// least FreshFor.
+	MaxStale time.Duration
+	Loader   Loader
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Registerer takes the metrics; nil drops them.
+	Registerer prometheus.Registerer
+	// Log tells when the control plane goes away and answers again; nil: nobody.
+	Log *zap.Logger
+}
+
+// Cache is safe for concurrent use.
+type Cache struct {
+	fresh, stale time.Duration
+	loader       Loader
+	now          func() time.Time
+	log          *zap.Logger
+
+	hot         *hot
+	revocations revocations
+	unknown     unknown
+	health      health
+	metrics     metrics
+
+	life context.Context // of every load
+	end  context.CancelFunc
+
+	mu      sync.Mutex
+	flights map[token.Digest]*flight
+	closed  bool
+	loads   sync.WaitGroup
+	gone    chan struct{} // closed when Close is done
+}
+
+// New makes a cache; the caller closes it.
+func New(o Options) (*Cache, error) {
+	switch {
+	case o.Loader == nil:
+		return nil, errors.New("tokencache: no loader")
+	case o.Profiles < 1:
+		return nil, fmt.Errorf("tokencache: room for %d profiles, at least 1 is needed", o.Profiles)
+	case o.FreshFor < 0:
+		return nil, fmt.Errorf("tokencache: fresh for %v, at least 0 is needed", o.FreshFor)
+	case o.MaxStale < o.FreshFor:
+		return nil, fmt.Errorf("tokencache: stale up to %v is less than fresh for %v", o.MaxStale, o.FreshFor)
+	}
+	set, err := newHot(o.Profiles)
+	if err != nil {
+		return nil, fmt.Errorf("tokencache: %w", err)
+	}
+	c := &Cache{
+		fresh: o.FreshFor, stale: o.MaxStale, loader: o.Loader, now: o.Now, log: o.Log,
+		hot: set, flights: map[token.Digest]*flight{}, gone: make(chan struct{}),
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if c.log == nil {
+		c.log = zap.NewNop()
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	if err := c.register(o.Registerer); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("tokencache: register metrics: %w", err)
+	}
+	return c, nil
+}
+
+// Get returns what is known of the token with this digest, asking the control
+// plane where it must: it waits at most 2 s for a token that nothing is known of,
+// at most 250 ms where something older may be served, and not at all while the
+// control plane is known to be away. The form of the token's string is the
+// caller's to check. Errors: token.ErrUnknown, ErrUnavailable, ErrOverloaded.
+// When ctx ends, only this call ends.
+func (c *Cache) Get(ctx context.Context, d token.Digest) (*Entry, error) {
+	now := c.now()
+	e := c.hot.get(&d)
+	if e != nil && now.Sub(e.Vouched) <= c.fresh && !c.revocations.covers(e) {
+		c.hot.of(&d).hits.Add(1)
+		return e, nil
+	}
+	return c.ask(ctx, d, e, now)
+}
+
+// Revoke makes revision the least valid one of the token with this id. When it
+// returns, no Get that begins returns an older one but as revoked, for as long as
+// the cache lives. A lower revision than the one in force changes nothing.
+func (c *Cache) Revoke(id string, revision int64) { c.revocations.add(id, revision) }
+
+// LastAnswer is when the control plane last answered anything; zero: never.
+func (c *Cache) LastAnswer() time.Time { return c.health.lastAnswer() }
+
+// Away says whether the control plane did not answer when last asked.
+func (c *Cache) Away() bool { return c.health.isAway.Load() }
+
+// Heard notes that the control plane answered something that was not asked
+// through the cache, such as a report.
+func (c *Cache) Heard() { c.answered() }
+
+// CountMalformed counts a credential that was refused by its form, without a
+// look-up.
+func (c *Cache) CountMalformed() { c.metrics.malformed.Add(1) }
+
+// Close ends all loads and waits for them; every Get fails with ErrUnavailable
+// afterwards. More than one call is allowed, and each waits.
+func (c *Cache) Close() {
+	c.mu.Lock()
+	first := !c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if !first {
+		<-c.gone
+		return
+	}
+	c.end()
+	c.loads.Wait()
+	c.hot.close()
+	c.unknown.clear()
+	close(c.gone)
+}

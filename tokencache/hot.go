@@ -1,0 +1,108 @@
+package tokencache
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dgraph-io/ristretto/v2"
+
+	"github.com/keeptrusts/gateway/token"
+)
+
+const gates = 64
+
+// hot is the bounded set of entries that hits are served from. It may drop any
+// entry at any time and promises one thing: get returns an entry of exactly the
+// digest asked for. Whether that entry is still good is the caller's question.
+type hot struct {
+	set     *ristretto.Cache[uint64, *Entry]
+	gate    [gates]gate
+	evicted atomic.Uint64
+	closing atomic.Bool
+}
+
+// gate keeps ristretto's Close from running beside its Get, which panics. The
+// hits are counted here because the cache line is in hand anyway.
+type gate struct {
+	sync.RWMutex
+	hits atomic.Uint64
+	_    [64 - 32]byte
+}
+
+func newHot(profiles int) (*hot, error) {
+	h := &hot{}
+	set, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
+		NumCounters: max(10*int64(profiles), 1000),
+		MaxCost:     int64(profiles),
+		BufferItems: 64,
+		// One entry costs one, so that the limit is a number of profiles.
+		IgnoreInternalCost: true,
+		// 64 bits of the digest have no conflict hash: get compares all 256 instead.
+		KeyToHash: func(k uint64) (uint64, uint64) { return k, 0 },
+		OnEvict: func(*ristretto.Item[*Entry]) {
+			if !h.closing.Load() {
+				h.evicted.Add(1)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.set = set
+	return h, nil
+}
+
+func key(d *token.Digest) uint64 { return binary.LittleEndian.Uint64(d[:8]) }
+
+func (h *hot) of(d *token.Digest) *gate { return &h.gate[d[8]%gates] }
+
+// get returns d's entry, or nil. It does not allocate.
+func (h *hot) get(d *token.Digest) *Entry {
+	g := h.of(d)
+	g.RLock()
+	e, ok := h.set.Get(key(d))
+	g.RUnlock()
+	if !ok || e.Digest != *d {
+		return nil
+	}
+	return e
+}
+
+// put replaces d's entry and says whether get finds it now. It waits until the
+// write is applied: a second put on a key still in ristretto's write buffer would
+// be lost, and the first one stay. For loads only, and one at a time a digest.
+func (h *hot) put(e *Entry) bool {
+	h.set.Set(key(&e.Digest), e, 1)
+	h.set.Wait()
+	return h.get(&e.Digest) == e
+}
+
+// drop removes d's entry. Like put, for the one load of the digest only.
+func (h *hot) drop(d *token.Digest) {
+	h.set.Del(key(d))
+	h.set.Wait()
+}
+
+func (h *hot) hits() uint64 {
+	var n uint64
+	for i := range h.gate {
+		n += h.gate[i].hits.Load()
+	}
+	return n
+}
+
+func (h *hot) len() int64 { return h.set.MaxCost() - h.set.RemainingCost() }
+
+// close empties the set and stops its goroutines; get finds nothing afterwards.
+// No put or drop may run beside it or follow.
+func (h *hot) close() {
+	h.closing.Store(true)
+	for i := range h.gate {
+		h.gate[i].Lock()
+	}
+	h.set.Close()
+	for i := range h.gate {
+		h.gate[i].Unlock()
+	}
+}

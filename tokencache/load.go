@@ -1,0 +1,246 @@
+package tokencache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/token"
+)
+
+const (
+	maxLoads    = 64
+	loadTimeout = 5 * time.Second        // a load may be of use after those who waited have left
+	firstWait   = 2 * time.Second        // when nothing is known of the token
+	staleWait   = 250 * time.Millisecond // when something older may be served
+)
+
+// flight is one load under way, however many wait for it.
+type flight struct {
+	digest token.Digest
+	began  time.Time
+	done   chan struct{}
+	entry  *Entry // after done: this or err
+	err    error
+}
+
+// ask is Get when the hot set has no answer: e is what it had, nil for nothing.
+func (c *Cache) ask(ctx context.Context, d token.Digest, e *Entry, now time.Time) (*Entry, error) {
+	if c.unknown.has(&d, now) {
+		c.metrics.unknown.Add(1)
+		return nil, token.ErrUnknown
+	}
+	if c.health.isAway.Load() {
+		c.probe(d, now)
+		return c.without(e, &c.metrics.unavailable, ErrUnavailable)
+	}
+	f, known, err := c.join(d)
+	switch {
+	case known != nil:
+		c.hot.of(&d).hits.Add(1)
+		return known, nil
+	case err == token.ErrUnknown:
+		c.metrics.unknown.Add(1)
+		return nil, err
+	case err == ErrOverloaded:
+		return c.without(e, &c.metrics.refused, err)
+	case err != nil:
+		return c.without(e, &c.metrics.unavailable, err)
+	}
+	outcome := &c.metrics.joined
+	if f.own {
+		outcome = &c.metrics.miss
+	}
+	limit := firstWait
+	if c.fallback(e, now) != nil {
+		// Counted from the load's beginning: who comes late has less to hope for.
+		limit = staleWait - now.Sub(f.began)
+	}
+	if err := wait(ctx, f.flight, limit); err != nil {
+		return c.without(e, outcome, err)
+	}
+	switch {
+	case f.err == token.ErrUnknown:
+		outcome.Add(1)
+		return nil, f.err
+	case f.err != nil:
+		return c.without(e, outcome, f.err)
+	}
+	outcome.Add(1)
+	return c.current(f.entry), nil
+}
+
+// wait returns nil when f is done.
+func wait(ctx context.Context, f *flight, limit time.Duration) error {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	var err error
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		err = fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+	case <-t.C:
+		err = ErrUnavailable
+	}
+	select {
+	case <-f.done: // both at once: the answer counts
+		return nil
+	default:
+		return err
+	}
+}
+
+// without is the end of a Get that got no answer: an older entry while it may be
+// served, else err.
+func (c *Cache) without(e *Entry, outcome *counter, err error) (*Entry, error) {
+	if old := c.fallback(e, c.now()); old != nil {
+		c.metrics.stale.Add(1)
+		return old, nil
+	}
+	outcome.Add(1)
+	return nil, err
+}
+
+// fallback returns what may be served of e without an answer, nil for nothing.
+// After a revocation that is a denial, at any age.
+func (c *Cache) fallback(e *Entry, now time.Time) *Entry {
+	switch {
+	case e == nil:
+		return nil
+	case c.revocations.covers(e):
+		return e.denied()
+	case now.Sub(e.Vouched) <= c.stale:
+		return e
+	}
+	return nil
+}
+
+// current returns e, as revoked where a revocation came after it: a load may have
+// been answered before the revocation and be handed to a Get that began after.
+func (c *Cache) current(e *Entry) *Entry {
+	if c.revocations.covers(e) {
+		return e.denied()
+	}
+	return e
+}
+
+// joined is a flight and whether this call started it.
+type joined struct {
+	*flight
+	own bool
+}
+
+// join takes part in d's load, or starts it. It looks again under the lock: a load
+// may have ended since the caller looked, and must not be followed by another.
+func (c *Cache) join(d token.Digest) (joined, *Entry, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.flights[d]; f != nil {
+		return joined{flight: f}, nil, nil
+	}
+	if c.closed {
+		return joined{}, nil, ErrUnavailable
+	}
+	now := c.now()
+	if e := c.hot.get(&d); e != nil && now.Sub(e.Vouched) <= c.fresh && !c.revocations.covers(e) {
+		return joined{}, e, nil
+	}
+	if c.unknown.has(&d, now) {
+		return joined{}, nil, token.ErrUnknown
+	}
+	if c.health.isAway.Load() {
+		return joined{}, nil, ErrUnavailable
+	}
+	if len(c.flights) >= maxLoads {
+		c.metrics.loadRefused.Add(1)
+		return joined{}, nil, ErrOverloaded
+	}
+	return joined{c.start(d, now), true}, nil, nil
+}
+
+// probe starts d's load for nobody, when it is time for one.
+func (c *Cache) probe(d token.Digest, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.flights[d] != nil || len(c.flights) >= maxLoads || !c.health.probe(now) {
+		return
+	}
+	c.start(d, now)
+}
+
+// start begins d's load; mu is held. The load outlives whoever asked for it.
+func (c *Cache) start(d token.Digest, now time.Time) *flight {
+	f := &flight{digest: d, began: now, done: make(chan struct{})}
+	c.flights[d] = f
+	c.loads.Go(func() { c.load(f) })
+	return f
+}
+
+func (c *Cache) load(f *flight) {
+	ctx, cancel := context.WithTimeout(c.life, loadTimeout)
+	defer cancel()
+	f.entry, f.err = c.answer(ctx, f)
+	// What the load brought is in place before the flight is taken away: whoever
+	// finds no flight finds that.
+	c.mu.Lock()
+	delete(c.flights, f.digest)
+	c.mu.Unlock()
+	close(f.done)
+}
+
+// answer asks and puts what comes in its place.
+func (c *Cache) answer(ctx context.Context, f *flight) (*Entry, error) {
+	epoch := c.revocations.epoch.Load()
+	p, err := c.loader.Load(ctx, f.digest)
+	switch {
+	case errors.Is(err, token.ErrUnknown):
+		c.metrics.loadUnknown.Add(1)
+		c.answered()
+		if epoch == c.revocations.epoch.Load() {
+			c.unknown.add(&f.digest, f.began)
+		}
+		c.hot.drop(&f.digest)
+		return nil, token.ErrUnknown
+	case err == nil && p == nil:
+		err = errors.New("the loader returned neither a profile nor an error")
+		fallthrough
+	case err != nil:
+		c.metrics.loadFailed.Add(1)
+		if c.life.Err() == nil && c.health.failed(f.began, c.now()) {
+			c.log.Warn("the control plane does not answer; what is known is served until it is too old", zap.Error(err))
+		}
+		return nil, fmt.Errorf("%w: %v", ErrUnavailable, err) // %v: a load's own time limit is not the caller's
+	}
+	c.metrics.loadOK.Add(1)
+	c.answered()
+	e := newEntry(p, f.digest, f.began)
+	if revoked(p.Status) {
+		c.Revoke(e.ID, e.Revision)
+	}
+	return c.publish(e, epoch), nil
+}
+
+// publish puts a load's entry into the hot set and returns what is to be served.
+func (c *Cache) publish(e *Entry, epoch uint64) *Entry {
+	if epoch != c.revocations.epoch.Load() {
+		e = c.current(e) // never the live form of what was revoked while it was asked for
+	}
+	old := c.hot.get(&e.Digest)
+	if old != nil && old.ID == e.ID && old.Revision > e.Revision && c.fallback(old, c.now()) != nil {
+		return old // an answer from the past
+	}
+	if !c.hot.put(e) {
+		c.metrics.notAdmitted.Add(1)
+	}
+	return e
+}
+
+func (c *Cache) answered() {
+	if c.health.answered(c.now()) {
+		c.log.Info("the control plane answers again")
+	}
+}
