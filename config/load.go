@@ -1,0 +1,131 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
+)
+
+const maxFile = 1 << 20 // bytes
+
+// Load reads and checks a file. The error is Problems when the content is wrong,
+// and another when the file can't be read.
+func Load(path string) (*Config, error) {
+	src, err := readAtMost(path, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	c, err := Parse(path, src)
+	if err != nil {
+		return nil, err
+	}
+	c.sum = c.sumOf(src)
+	return c, nil
+}
+
+// Parse checks a file's content. Relative paths are taken from name's folder. It
+// reads no file, and of the environment only whether there is a runtime token.
+func Parse(name string, src []byte) (*Config, error) {
+	r := &reader{file: name, lines: make(map[string]int)}
+	c := defaults(filepath.Dir(name))
+	c.file = name
+	if root := r.document(src); root != nil {
+		r.root(c)(root, "")
+		c.setDataDir(c.DataDir)
+		r.together(c)
+	}
+	slices.SortStableFunc(r.problems, func(a, b Problem) int { return a.Line - b.Line })
+	if r.dropped > 0 {
+		r.problems = append(r.problems, Problem{File: name, Message: "and " + strconv.Itoa(r.dropped) + " more"})
+	}
+	if r.failed() {
+		return nil, r.problems
+	}
+	c.warnings = r.problems
+	c.imply()
+	c.index()
+	return c, nil
+}
+
+// document parses the one document there may be; nil when it is empty or wrong.
+func (r *reader) document(src []byte) *yaml.Node {
+	if len(src) > maxFile {
+		r.add(0, "", "larger than %s", sizeText(maxFile))
+		return nil
+	}
+	if bytes.HasPrefix(src, []byte("\ufeff")) {
+		r.add(1, "", "opens with a byte-order mark: save the file as UTF-8 without it")
+		return nil
+	}
+	if at := invalidUTF8(src); at >= 0 {
+		r.add(1+bytes.Count(src[:at], []byte("\n")), "", "not UTF-8")
+		return nil
+	}
+	var doc, more yaml.Node
+	d := yaml.NewDecoder(bytes.NewReader(src))
+	if err := d.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil
+	} else if err != nil {
+		r.syntax(err)
+		return nil
+	}
+	if err := d.Decode(&more); err == nil {
+		r.add(more.Line, "", "a second document (after ---): a file holds one")
+		return nil
+	} else if !errors.Is(err, io.EOF) {
+		r.syntax(err)
+		return nil
+	}
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
+		return nil
+	}
+	return doc.Content[0]
+}
+
+var (
+	syntaxLine  = regexp.MustCompile(`line (\d+): `)
+	syntaxQuote = regexp.MustCompile(`["'].*["']`)
+)
+
+// syntax reports what the YAML library says, without what it quotes from the file.
+func (r *reader) syntax(err error) {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 0
+	if m := syntaxLine.FindStringSubmatch(text); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		text = strings.Replace(text, m[0], "", 1)
+	}
+	r.add(line, "", "not YAML: %s", syntaxQuote.ReplaceAllString(text, "…"))
+}
+
+func invalidUTF8(b []byte) int {
+	for i := 0; i < len(b); {
+		c, n := utf8.DecodeRune(b[i:])
+		if c == utf8.RuneError && n <= 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
+}
+
+// Warnings are what is probably not as meant, in a file that works, and now also
+// the secrets that can't be resolved at this moment.
+func (c *Config) Warnings() []Problem {
+	out := slices.Clone(c.warnings)
+	for _, s := range c.secrets {
+		if _, err := s.ref.Resolve(); err != nil {
+			out = append(out, Problem{File: c.file, Line: s.line, Path: s.path, Message: err.Error(), Warning: true})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Problem) int { return a.Line - b.Line })
+	return out
+}
