@@ -1,6 +1,12 @@
 // Package token is the API token's string: its form and checksum, minting, its
 // digest, and a type that never prints it. Pure: no I/O but the randomness it is
 // handed. Everything here is safe for concurrent use.
+//
+// A minted token is Prefix, 43 base62 characters of randomness and 6 of checksum:
+// the CRC-32 (IEEE) of all that stands before, big-endian in base62. A mistyped
+// or made-up string is so refused without asking anyone. What is kept of a token
+// is its SHA-256, a Digest; the string itself is a Secret, in the answer that
+// mints it and in its owner's requests, and nowhere else.
 package token
 
 import (
@@ -11,6 +17,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strings"
 )
 
 // Prefix opens every token that this system mints. It tells nothing of the
@@ -23,8 +30,11 @@ const (
 	// Len is the length of a minted token in bytes.
 	Len = len(Prefix) + randomLen + checksumLen
 
-	minLegacyLen = 20
+	// MinLegacyLen is the least length of a legacy key, in bytes.
+	MinLegacyLen = 20
 	maxLegacyLen = 256
+
+	maxHintPrefix = 12 // bytes: a prefix, not the randomness after it
 )
 
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -61,34 +71,36 @@ func mint(random io.Reader) (Secret, error) {
 			}
 		}
 	}
-	return Secret{string(appendChecksum(b))}, nil
+	sum := checksum(b)
+	return NewSecret(string(append(b, sum[:]...))), nil
 }
 
-func appendChecksum(b []byte) []byte {
+func checksum(b []byte) (c [checksumLen]byte) {
 	sum := crc32.ChecksumIEEE(b)
-	var c [checksumLen]byte
 	for i := checksumLen - 1; i >= 0; i-- {
 		c[i] = alphabet[sum%62]
 		sum /= 62
 	}
-	return append(b, c[:]...)
+	return c
 }
 
 // WellFormed says whether b has a minted token's form and checksum, or opens
-// with one of the legacy prefixes and has a legacy key's form. It does not
-// allocate and does not keep b.
+// with one of the legacy prefixes and has a legacy key's form: 20 to 256
+// characters of A-Z a-z 0-9 . _ ~ -. What opens with Prefix is never a legacy key,
+// whatever the prefixes are. It does not allocate and does not keep b.
 func WellFormed(b []byte, legacy []string) bool {
-	if len(b) == Len && string(b[:len(Prefix)]) == Prefix {
+	if len(b) >= len(Prefix) && string(b[:len(Prefix)]) == Prefix {
+		if len(b) != Len {
+			return false
+		}
 		for _, c := range b[len(Prefix):] {
 			if !alphanumeric(c) {
 				return false
 			}
 		}
-		var buf [Len]byte
-		want := appendChecksum(append(buf[:0], b[:Len-checksumLen]...))
-		return string(want) == string(b)
+		return checksum(b[:Len-checksumLen]) == [checksumLen]byte(b[Len-checksumLen:])
 	}
-	if len(b) < minLegacyLen || len(b) > maxLegacyLen {
+	if len(b) < MinLegacyLen || len(b) > maxLegacyLen {
 		return false
 	}
 	for _, p := range legacy {
@@ -118,42 +130,51 @@ func Parse(s string, legacy []string) (Secret, error) {
 	if !WellFormed([]byte(s), legacy) {
 		return Secret{}, ErrForm
 	}
-	return Secret{s}, nil
+	return NewSecret(s), nil
 }
 
 // Secret is a string that must not be seen: a token, a provider's credential, an
 // administrator's bearer. Every way of printing it gives its hint; only Reveal
-// gives the string, for the one place that sends it.
-type Secret struct{ s string }
+// gives the string, for the one place that sends it. The zero Secret is empty.
+// Secrets can't be compared with ==: compare digests, or in constant time.
+type Secret struct {
+	_ [0]func()
+	// A pointer, because fmt prints an unexported field, and anything under %p,
+	// without asking its methods: then it gives an address.
+	s *string
+}
 
 // NewSecret wraps a string of any form.
-func NewSecret(s string) Secret { return Secret{s} }
+func NewSecret(s string) Secret { return Secret{s: &s} }
 
 // Reveal returns the string itself.
-func (s Secret) Reveal() string { return s.s }
+func (s Secret) Reveal() string {
+	if s.s == nil {
+		return ""
+	}
+	return *s.s
+}
 
 // Empty says whether there is no string at all.
-func (s Secret) Empty() bool { return s.s == "" }
+func (s Secret) Empty() bool { return s.Reveal() == "" }
 
 // Digest returns the string's SHA-256: what is kept instead of it.
-func (s Secret) Digest() Digest { return Sum([]byte(s.s)) }
+func (s Secret) Digest() Digest { return Sum([]byte(s.Reveal())) }
 
-// Hint returns what people may see: the prefix and the last four characters of a
-// long token, nothing of anything else.
+// Hint returns what people may see: of a long string that opens with "kt_" its
+// prefix, up to the second underscore, and its last four characters; of anything
+// else nothing, since it may be short of randomness.
 func (s Secret) Hint() string {
-	if len(s.s) < minLegacyLen {
-		return "…"
+	const nothing = "…"
+	v := s.Reveal()
+	if len(v) < MinLegacyLen || !strings.HasPrefix(v, "kt_") {
+		return nothing
 	}
-	prefix := ""
-	for i, c := range []byte(s.s) {
-		if c == '_' && i < 12 {
-			prefix = s.s[:i+1]
-		}
+	second := strings.IndexByte(v[len("kt_"):min(len(v), maxHintPrefix)], '_')
+	if second < 0 {
+		return nothing
 	}
-	if prefix == "" {
-		return "…"
-	}
-	return prefix + "…" + s.s[len(s.s)-4:]
+	return v[:len("kt_")+second+1] + "…" + v[len(v)-4:]
 }
 
 // String gives the hint, as do all that follow.
