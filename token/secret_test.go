@@ -129,7 +129,7 @@ func TestErrorsAndEncodingsPrintTheHint(t *testing.T) {
 	if err := gob.NewEncoder(&buf).Encode(struct{ A Secret }{s}); err == nil && leaks(buf.String()) {
 		t.Error("gob holds the secret")
 	}
-	if err := json.Unmarshal([]byte(`"kt_live_x"`), new(Secret)); err == nil {
+	if err := json.Unmarshal([]byte(`{"Exported":"kt_live_x"}`), new(holder)); err == nil {
 		t.Error("a secret is read from JSON: a hint could be taken for it")
 	}
 }

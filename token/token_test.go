@@ -67,7 +67,7 @@ func TestMintedTokensHaveTheForm(t *testing.T) {
 }
 
 // With 61 degrees of freedom chi² is above 130 once in a million. Taking all 256
-// bytes modulo 62 gives some 4,000 here.
+// bytes modulo 62 gives some 1,600 here.
 func TestMintedCharactersAreUniform(t *testing.T) {
 	source := rand.NewChaCha8([32]byte{1})
 	var count [256]int
