@@ -1,0 +1,83 @@
+package tokencache
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// fill puts profiles 0 to n-1 into c as a load would.
+func fill(t testing.TB, c *Cache, n int) []token.Digest {
+	t.Helper()
+	digests := make([]token.Digest, n)
+	for i := range digests {
+		digests[i] = dig(i)
+		if !c.hot.put(newEntry(profile(i, 1, abac.Active), digests[i], c.now())) {
+			t.Fatalf("profile %d was not admitted", i)
+		}
+	}
+	return digests
+}
+
+func BenchmarkHit(b *testing.B) {
+	const many = 100_000
+	c := open(b, &plane{}, func(o *Options) { o.Profiles = 2 * many; o.FreshFor = o.MaxStale })
+	digests := fill(b, c, many)
+	order := rand.New(rand.NewPCG(1, 2)).Perm(many)
+	run := func(name string, pick func(i int) token.Digest) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if _, err := c.Get(b.Context(), pick(i)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+"/parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := rand.IntN(many); pb.Next(); i++ {
+					if _, err := c.Get(b.Context(), pick(i)); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+	hot := func(int) token.Digest { return digests[0] }
+	random := func(i int) token.Digest { return digests[order[i%many]] }
+	run("hot", hot)
+	run("random", random)
+	for i := range many {
+		c.Revoke(profile(many+i, 1, abac.Revoked).ID, 1)
+	}
+	run("hot beside 100000 revocations", hot)
+	run("random beside 100000 revocations", random)
+}
+
+// A profile that the cache does not hold: what a load costs beside the ask.
+func BenchmarkLoad(b *testing.B) {
+	p := &plane{}
+	p.set(dig(1), profile(1, 1, abac.Active))
+	c := open(b, p, nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		d := dig(1)
+		c.hot.drop(&d)
+		get(b, c, d)
+	}
+}
+
+func BenchmarkUnknown(b *testing.B) {
+	c := open(b, &plane{}, nil)
+	d := dig(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Get(b.Context(), d); err == nil {
+			b.Fatal("no error")
+		}
+	}
+}
