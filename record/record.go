@@ -1,7 +1,49 @@
 // Package record is the decision record of every request, and where it goes.
 package record
 
-import "time"
+import (
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Record is what is kept of one request: its line in the log, and its line in the
+// sink. Whoever fills it copies every string that would otherwise point into a
+// request's buffers, and bounds the claims. It may be reused once Write and the
+// logger have returned. Not safe for concurrent use, not even to be read: writing
+// it uses space inside it.
+type Record struct {
+	Time      time.Time // when the request came
+	RequestID string
+	TokenID   string // "" where no token was found
+	Purpose   string
+	Team      string
+	Model     string // the entry's name in the config; "" where none was found
+	Target    string // the last that was tried; "" where none was
+	Status    int    // as sent; 0 where the client left before any was
+	Code      string // of the refusal, or of what ended the answer; "" when all was well
+	Stream    bool
+
+	Duration  time.Duration // from the first byte in to the last byte out
+	Upstream  time.Duration // of it, time spent with upstreams
+	FirstByte time.Duration // until the answer's first byte went out
+
+	InputTokens  int64
+	OutputTokens int64
+	Cost         int64  // nano-USD
+	Client       string // the source address
+
+	// What the client claims of itself. Nobody has checked it.
+	ClientRequestID string
+	AgentID         string
+
+	Action    string
+	GatewayID string
+	Reason    string // of the decision
+
+	text   [24]byte // a cost being written
+	fields [1]zap.Field
+}
 
 // Use is the last time that a token was used at a gateway.
 type Use struct {

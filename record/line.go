@@ -1,0 +1,149 @@
+package record
+
+import (
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Fields gives the record as the one field of its log line, in space of its own:
+// `if e := log.Check(level, "request"); e != nil { e.Write(r.Fields()...) }` does
+// not allocate.
+func (r *Record) Fields() []zap.Field {
+	r.fields[0] = zap.Inline(r)
+	return r.fields[:]
+}
+
+// MarshalLogObject adds what follows ts, level and msg in the log line. The
+// claims and what follows them are left out where empty. It does not allocate.
+func (r *Record) MarshalLogObject(e zapcore.ObjectEncoder) error {
+	e.AddString("request_id", r.RequestID)
+	e.AddString("token_id", r.TokenID)
+	e.AddString("purpose", r.Purpose)
+	e.AddString("team", r.Team)
+	e.AddString("model", r.Model)
+	e.AddString("target", r.Target)
+	e.AddInt("status", r.Status)
+	e.AddString("code", r.Code)
+	e.AddBool("stream", r.Stream)
+	e.AddFloat64("ms", milliseconds(r.Duration))
+	e.AddFloat64("upstream_ms", milliseconds(r.Upstream))
+	e.AddFloat64("first_byte_ms", milliseconds(r.FirstByte))
+	e.AddInt64("input_tokens", r.InputTokens)
+	e.AddInt64("output_tokens", r.OutputTokens)
+	e.AddByteString("cost", AppendUSD(r.text[:0], r.Cost))
+	e.AddString("client", r.Client)
+	addIf(e, "client_request_id", r.ClientRequestID)
+	addIf(e, "agent_id", r.AgentID)
+	addIf(e, "action", r.Action)
+	addIf(e, "gateway_id", r.GatewayID)
+	addIf(e, "reason", r.Reason)
+	return nil
+}
+
+func addIf(e zapcore.ObjectEncoder, key, value string) {
+	if value != "" {
+		e.AddString(key, value)
+	}
+}
+
+// milliseconds keeps microseconds as its fraction.
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// AppendJSON appends the record as one JSON object without a newline: every key
+// always, in the log line's order, ts first, in UTC. Bytes that are no UTF-8
+// become U+FFFD.
+func (r *Record) AppendJSON(b []byte) []byte {
+	b = append(b, `{"ts":"`...)
+	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z07:00")
+	b = append(b, '"')
+	b = appendString(b, "request_id", r.RequestID)
+	b = appendString(b, "token_id", r.TokenID)
+	b = appendString(b, "purpose", r.Purpose)
+	b = appendString(b, "team", r.Team)
+	b = appendString(b, "model", r.Model)
+	b = appendString(b, "target", r.Target)
+	b = strconv.AppendInt(append(b, `,"status":`...), int64(r.Status), 10)
+	b = appendString(b, "code", r.Code)
+	b = strconv.AppendBool(append(b, `,"stream":`...), r.Stream)
+	b = appendMilliseconds(append(b, `,"ms":`...), r.Duration)
+	b = appendMilliseconds(append(b, `,"upstream_ms":`...), r.Upstream)
+	b = appendMilliseconds(append(b, `,"first_byte_ms":`...), r.FirstByte)
+	b = strconv.AppendInt(append(b, `,"input_tokens":`...), r.InputTokens, 10)
+	b = strconv.AppendInt(append(b, `,"output_tokens":`...), r.OutputTokens, 10)
+	b = append(AppendUSD(append(b, `,"cost":"`...), r.Cost), '"')
+	b = appendString(b, "client", r.Client)
+	b = appendString(b, "client_request_id", r.ClientRequestID)
+	b = appendString(b, "agent_id", r.AgentID)
+	b = appendString(b, "action", r.Action)
+	b = appendString(b, "gateway_id", r.GatewayID)
+	b = appendString(b, "reason", r.Reason)
+	return append(b, '}')
+}
+
+func appendMilliseconds(b []byte, d time.Duration) []byte {
+	return strconv.AppendFloat(b, milliseconds(d), 'f', -1, 64)
+}
+
+// AppendUSD appends nano-USD as a decimal number of USD, exact and without
+// trailing zeros: 1500000000 is 1.5.
+func AppendUSD(b []byte, nano int64) []byte {
+	const unit, digits = 1_000_000_000, 9
+	u := uint64(nano)
+	if nano < 0 {
+		b = append(b, '-')
+		u = -u // two's complement: right for the least int64 too
+	}
+	b = strconv.AppendUint(b, u/unit, 10)
+	fraction := u % unit
+	if fraction == 0 {
+		return b
+	}
+	var d [digits]byte
+	for i := digits - 1; i >= 0; i-- {
+		d[i] = byte('0' + fraction%10)
+		fraction /= 10
+	}
+	n := digits
+	for d[n-1] == '0' {
+		n--
+	}
+	return append(append(b, '.'), d[:n]...)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends a comma, the key and the value as JSON. The key needs no
+// escape.
+func appendString(b []byte, key, s string) []byte {
+	b = append(b, ',', '"')
+	b = append(b, key...)
+	b = append(b, '"', ':', '"')
+	from := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				b = append(append(b, s[from:i]...), `\ufffd`...)
+				from = i + 1
+			}
+			i += size
+			continue
+		}
+		if c < ' ' || c == '"' || c == '\\' {
+			b = append(b, s[from:i]...)
+			if c < ' ' {
+				b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			} else {
+				b = append(b, '\\', c)
+			}
+			from = i + 1
+		}
+		i++
+	}
+	return append(append(b, s[from:]...), '"')
+}
