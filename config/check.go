@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/keeptrusts/gateway/abac"
 )
 
 // Provider is an adapter: how a kind of upstream is spoken to.
@@ -46,6 +48,7 @@ var Providers = []Provider{
 
 var (
 	dialects     = []string{"openai"}
+	logLevels    = []string{"debug", "info", "warn", "error"}
 	outputLimits = []string{"max_completion_tokens", "max_tokens", "max_output_tokens"}
 )
 
@@ -89,6 +92,14 @@ func idForm(most int) check {
 	}
 }
 
+// teamID is what a token's team_id may be.
+func teamID(s string) string {
+	if idForm(128)(strings.ReplaceAll(s, ":", "-")) == "" {
+		return ""
+	}
+	return "want 1 to 128 of A-Z a-z 0-9 . _ : -"
+}
+
 // label is a name that people choose: printable, in bytes at most this long.
 func label(most int) check {
 	return func(s string) string {
@@ -117,7 +128,7 @@ func modelName(s string) string {
 	if !strings.Contains(s, "*") {
 		return ""
 	}
-	if _, err := parsePattern(s); err != nil {
+	if _, err := abac.ParsePattern(s); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -219,7 +230,7 @@ func webURL(s string) string {
 }
 
 func baseURL(s string) string {
-	for _, endpoint := range []string{"/chat/completions", "/models", "/responses", "/embeddings", "/messages"} {
+	for _, endpoint := range []string{"/chat/completions", "/responses", "/embeddings"} {
 		if strings.HasSuffix(strings.TrimSuffix(s, "/"), endpoint) {
 			return "want the base that endpoints are added to, without " + endpoint
 		}

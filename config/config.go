@@ -85,7 +85,7 @@ type Model struct {
 	Price     *Price        // nil: unknown
 
 	isPattern bool
-	pattern   pattern
+	pattern   abac.Pattern
 	abac      []abac.Target
 }
 

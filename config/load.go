@@ -27,7 +27,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.sum = c.sumOf(src)
+	c.sum = sumOf(src, c.secrets)
 	return c, nil
 }
 

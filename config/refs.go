@@ -1,7 +1,6 @@
 package config
 
 import (
-	"os"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -16,13 +15,12 @@ const (
 	tokenForm = "token: {secret_key_ref: {env: NAME}} or token: {secret_key_ref: {file: PATH}}"
 )
 
-// defaultToken is a reference to the environment's runtime token, nil when there is
-// none.
-func defaultToken() *SecretRef {
-	if os.Getenv(TokenEnv) == "" && os.Getenv(TokenEnv+"_FILE") == "" {
-		return nil
-	}
-	return &SecretRef{Env: TokenEnv}
+// defaultToken refers to the environment's runtime token, where the file has no
+// reference of its own.
+func (c *Config) defaultToken(line int) {
+	ref := &SecretRef{Env: TokenEnv}
+	c.ControlPlane.Token = ref
+	c.secrets = append(c.secrets, secretUse{ref, line, "control_plane.token"})
 }
 
 // secretRef reads {env: NAME} or {file: PATH}. What it finds instead may be the

@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ func (r *reader) root(c *Config) read {
 			field{"path", r.pathOf(c, func(p string) { c.Records.Path = p }, "", "-")},
 			field{"mode", r.text(&c.Records.Mode, oneOf(RecordsBestEffort, RecordsRequired))},
 		)},
-		field{"log", r.section(field{"level", r.text(&c.Log.Level, oneOf("debug", "info", "warn", "error"))})},
+		field{"log", r.section(field{"level", r.text(&c.Log.Level, oneOf(logLevels...))})},
 		field{"debug", r.section(field{"pprof", r.boolean(&c.Debug.Pprof)})},
 	)
 }
@@ -103,7 +104,7 @@ func (r *reader) target(c *Config, n *yaml.Node, path string) Target {
 		field{"provider", r.text(&t.Provider, providerName)},
 		field{"base_url", r.text(&t.BaseURL, webURL, baseURL)},
 		field{"secret_key_ref", r.secretRef(c, &t.Secret)},
-		field{"teams", r.texts(&t.Teams, 1, 1024, label(128))},
+		field{"teams", r.texts(&t.Teams, 1, 1024, teamID)},
 		field{"dialects", r.texts(&t.Dialects, 1, len(dialects), oneOf(dialects...))},
 		field{"stream_usage", r.boolean(&t.StreamUsage)},
 		field{"output_limit", r.text(&t.OutputLimit, oneOf(outputLimits...))},
@@ -137,7 +138,7 @@ func (r *reader) model(n *yaml.Node, path string) Model {
 	r.require(path, "name", "targets")
 	if strings.Contains(m.Name, "*") {
 		m.isPattern = true
-		m.pattern, _ = parsePattern(m.Name)
+		m.pattern, _ = abac.ParsePattern(m.Name)
 	}
 	return m
 }
@@ -180,9 +181,9 @@ func (r *reader) together(c *Config) {
 			r.add(r.line("control_plane.url"), "control_plane.url", "%s", problem)
 		}
 		if _, ok := r.lines["control_plane.token"]; !ok {
-			if cp.Token = defaultToken(); cp.Token == nil {
-				r.add(r.line("control_plane.url"), "control_plane.token",
-					"missing; a control plane wants a runtime token: %s, or set %s", tokenForm, TokenEnv)
+			line := r.line("control_plane.url")
+			if c.defaultToken(line); os.Getenv(TokenEnv) == "" && os.Getenv(TokenEnv+"_FILE") == "" {
+				r.add(line, "control_plane.token", "missing; a control plane wants a runtime token: %s, or set %s", tokenForm, TokenEnv)
 			}
 		}
 	}
