@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	mintedTokens = 10_000
+	minters      = 8
+)
+
+const gatewayConf = `gateway_id: gw_bench
+listen: %[1]s
+operations_listen: %[2]s
+data_dir: %[3]s
+control_plane:
+  embedded: {listen: %[4]s}
+providers:
+  targets:
+    - id: openai-bench
+      provider: openai
+      base_url: http://%[5]s/v1
+      secret_key_ref: {env: BENCH_PROVIDER_KEY}
+models:
+  - name: gpt-5.4-mini
+    targets: [{id: openai-bench, model: gpt-5.4-mini}]
+    context: 400000
+    max_output: 128000
+    price: {input: 0.25, cached_input: 0.025, output: 2.00}
+limits: {lame_duck: 0s}
+log: {level: info}
+`
+
+// gateway is the peer that is ours, with what the others have not.
+type gateway struct {
+	peer
+	child      *child
+	operations string
+	log        string // path of its log
+}
+
+// startGateway builds kt-gateway, runs it with an embedded control plane, and
+// mints the tokens. Everything a deployment has is on: filters on every token,
+// metrics, one log line a request.
+func startGateway(ctx context.Context, b *bench) (*gateway, error) {
+	binary := filepath.Join(b.dir, "kt-gateway")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/kt-gateway")
+	build.Dir = b.root
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build kt-gateway: %w\n%s", err, out)
+	}
+	var addrs [3]string
+	for i := range addrs {
+		var err error
+		if addrs[i], err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	data := filepath.Join(b.dir, "data")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(b.dir, "gateway.yaml")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, gatewayConf, addrs[0], addrs[1], data, addrs[2], b.mockAddr), 0o600); err != nil {
+		return nil, err
+	}
+	admin := rand.Text()
+	cmd := exec.Command(binary, "run", "-c", conf)
+	cmd.Env = append(withoutKeeptrusts(os.Environ()), "KEEPTRUSTS_ADMIN_TOKEN="+admin, "BENCH_PROVIDER_KEY="+providerKey)
+	c, err := b.start("kt-gateway", cmd, syscall.SIGTERM)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{
+		peer:  peer{name: "kt", addr: addrs[0], pids: []int{c.cmd.Process.Pid}},
+		child: c, operations: addrs[1], log: c.log,
+	}
+	if err := c.accepts(g.addr); err != nil {
+		return nil, err
+	}
+	if err := g.ready(ctx); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	if g.tokens, err = mint(ctx, "http://"+addrs[2], admin); err != nil {
+		return nil, err
+	}
+	fmt.Printf("kt: %d tokens minted in %.1f s\n", len(g.tokens), time.Since(began).Seconds())
+	return g, nil
+}
+
+// withoutKeeptrusts keeps the caller's settings from the gateway under test.
+func withoutKeeptrusts(env []string) []string {
+	var kept []string
+	for _, e := range env {
+		if !strings.HasPrefix(e, "KEEPTRUSTS_") {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+func (g *gateway) ready(ctx context.Context) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		_, err := get(ctx, "http://"+g.operations+"/readyz")
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) || !g.child.alive() {
+			return fmt.Errorf("kt-gateway is not ready: %w\n%s", err, g.child.tail())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: status %d", url, res.StatusCode)
+	}
+	return b, err
+}
+
+// mint asks for the tokens over HTTP, a few at a time.
+func mint(ctx context.Context, plane, admin string) ([]string, error) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: minters}, Timeout: 30 * time.Second}
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	tokens := make([]string, mintedTokens)
+	var all sync.WaitGroup
+	for m := range minters {
+		all.Go(func() {
+			for i := m; i < len(tokens) && ctx.Err() == nil; i += minters {
+				s, err := mintOne(ctx, client, plane, admin, i)
+				if err != nil {
+					cancel(fmt.Errorf("mint a token: %w", err))
+				}
+				tokens[i] = s
+			}
+		})
+	}
+	all.Wait()
+	return tokens, context.Cause(ctx)
+}
+
+func mintOne(ctx context.Context, client *http.Client, plane, admin string, i int) (string, error) {
+	body, err := json.Marshal(map[string]any{
+		"name": fmt.Sprintf("bench-%d", i), "purpose": "general",
+		"bindings": map[string]any{
+			"providers": []string{"openai-*", "!openai-eu"},
+			"models":    []string{"gpt-5.4-*", "!gpt-5.4-pro"},
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, plane+"/v1/tokens", bytes.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Authorization", "Bearer "+admin)
+	req.Header.Set("Content-Type", "application/json")
+	res, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	var answer struct{ Token string }
+	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
+		return "", err
+	}
+	if res.StatusCode != http.StatusCreated || len(answer.Token) != len(placeholder) {
+		return "", fmt.Errorf("status %d, a token of %d characters", res.StatusCode, len(answer.Token))
+	}
+	return answer.Token, nil
+}
+
+// accounted fails unless metrics and log tell of every request: a gateway that
+// does less than it says would win for nothing.
+func (g *gateway) accounted(ctx context.Context, requests int64) error {
+	metrics, err := get(ctx, "http://"+g.operations+"/metrics")
+	if err != nil {
+		return err
+	}
+	var counted float64
+	for line := range strings.Lines(string(metrics)) {
+		if strings.HasPrefix(line, "keeptrusts_gateway_requests_total{") {
+			var n float64
+			if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &n); err != nil {
+				return fmt.Errorf("read %q: %w", line, err)
+			}
+			counted += n
+		}
+	}
+	g.child.end()
+	log, err := os.ReadFile(g.log)
+	if err != nil {
+		return err
+	}
+	lines := int64(bytes.Count(log, []byte(`"request_id":`)))
+	fmt.Printf("kt: %d requests answered, %.0f in the metrics, %d in the log\n", requests, counted, lines)
+	if int64(counted) != requests || lines != requests {
+		return fmt.Errorf("kt-gateway did not account for every request")
+	}
+	return nil
+}
