@@ -1,0 +1,113 @@
+// Package controlplane is the control plane's API: its server, its client, and the
+// same in process. It mints, changes and stops tokens, and tells gateways whose a
+// token is. Every caller is the administrator or a token whose profile allows the
+// endpoint; nothing else opens anything.
+package controlplane
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/controlplane/store"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// OrgDefault is the org of tokens that name none, and of an embedded gateway.
+const OrgDefault = "org_default"
+
+// MinAdminToken is the least length of the admin token, in bytes.
+const MinAdminToken = 24
+
+const (
+	defaultMaxStale = 10 * time.Minute    // of a gateway that does not tell its own
+	maxMaxStale     = 30 * 24 * time.Hour // beyond it a gateway is never forgotten
+	misplacedEvery  = time.Minute
+)
+
+// Options are what a Server is made of.
+type Options struct {
+	// Store must be open; it stays the caller's to close, after the last request.
+	Store *store.Store
+	// AdminToken opens the administrator's endpoints; empty: nothing does.
+	AdminToken token.Secret
+	Log        *zap.Logger           // nil: none
+	Now        func() time.Time      // nil: time.Now
+	Registerer prometheus.Registerer // nil: no metrics
+	// LegacyPrefixes are those of opaque keys that are taken as tokens.
+	LegacyPrefixes []string
+}
+
+// Server serves the API. It is safe for concurrent use and runs no goroutine.
+type Server struct {
+	store   *store.Store
+	admin   token.Digest
+	locked  bool // there is no admin token: nobody is the administrator
+	log     *zap.Logger
+	now     func() time.Time
+	legacy  []string
+	routes  []route
+	metrics metrics
+	heard   hearing
+	strays  throttle
+}
+
+// New makes a Server. It refuses an admin token shorter than MinAdminToken.
+func New(o Options) (*Server, error) {
+	if o.Store == nil {
+		panic("BUG: control plane without a store")
+	}
+	if n := len(o.AdminToken.Reveal()); n > 0 && n < MinAdminToken {
+		return nil, fmt.Errorf("the admin token has %d characters, it needs at least %d", n, MinAdminToken)
+	}
+	s := &Server{
+		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),
+		log: o.Log, now: o.Now, legacy: o.LegacyPrefixes, routes: routes(),
+	}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	var err error
+	if s.metrics, err = newMetrics(o.Registerer); err != nil {
+		return nil, fmt.Errorf("control plane metrics: %w", err)
+	}
+	return s, nil
+}
+
+// Handler serves /v1/…, /healthz and /readyz.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  prometheus.Histogram
+	resolved *prometheus.CounterVec
+}
+
+func newMetrics(r prometheus.Registerer) (metrics, error) {
+	m := metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keeptrusts_gateway_control_plane_requests_total",
+			Help: "Requests that the control plane answered, by endpoint and status.",
+		}, []string{"endpoint", "status"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "keeptrusts_gateway_control_plane_request_duration_seconds",
+			Help:    "Time that the control plane took to answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8),
+		}),
+		resolved: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keeptrusts_gateway_control_plane_resolves_total",
+			Help: "Digests that gateways asked for, by what the answer was.",
+		}, []string{"result"}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	return m, errors.Join(r.Register(m.requests), r.Register(m.seconds), r.Register(m.resolved))
+}

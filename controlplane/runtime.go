@@ -1,0 +1,272 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/controlplane/store"
+	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// The headers in which a gateway's process names itself on calls without a report.
+const (
+	headerInstance = "X-Keeptrusts-Instance"
+	headerBuild    = "X-Keeptrusts-Build"
+	headerMaxStale = "X-Keeptrusts-Max-Stale" // a Go duration
+)
+
+// place of a runtime caller: nothing else of it may widen what it sees.
+type runtimeID struct{ org, gateway string }
+
+type resolved struct {
+	Profile abac.Profile `json:"profile"`
+	Budgets []any        `json:"budgets"`
+	Head    int64        `json:"head"`
+}
+
+func (s *Server) whoami(c *call) (int, any, error) {
+	if c.who.admin {
+		return http.StatusOK, map[string]bool{"administrator": true}, nil
+	}
+	p := c.who.token.Profile
+	if p.Purpose == abac.GatewayRuntime && c.r.Header.Get(headerInstance) != "" {
+		i, err := instanceFrom(c)
+		if err != nil {
+			return 0, nil, err
+		}
+		s.hear(c.r.Context(), i)
+	}
+	return http.StatusOK, p, nil
+}
+
+func (s *Server) resolveToken(c *call) (int, any, error) {
+	d, err := digest(c.body)
+	if err != nil {
+		return 0, nil, err
+	}
+	i, err := instanceFrom(c)
+	if err != nil {
+		return 0, nil, err
+	}
+	// Before the look-up: a revocation that comes between the two then names this gateway.
+	s.hear(c.r.Context(), i)
+	answer, err := s.resolve(c.r.Context(), runtimeID{c.who.org(), c.who.gateway()}, d)
+	if errors.Is(err, token.ErrUnknown) {
+		return 0, nil, errNoDigest
+	}
+	return http.StatusOK, answer, err
+}
+
+// resolve finds the profile with this digest as the gateway may see it, whatever
+// its status and times, or token.ErrUnknown.
+func (s *Server) resolve(ctx context.Context, who runtimeID, d token.Digest) (resolved, error) {
+	t, head, err := s.store.ByDigest(ctx, d)
+	if errors.Is(err, store.ErrNotFound) || err == nil && t.Profile.OrgID != who.org {
+		s.metrics.resolved.WithLabelValues("unknown").Inc()
+		return resolved{}, token.ErrUnknown
+	}
+	if err != nil {
+		s.metrics.resolved.WithLabelValues("failed").Inc()
+		return resolved{}, err
+	}
+	s.metrics.resolved.WithLabelValues("found").Inc()
+	p := t.Profile
+	if g := p.Bindings.GatewayID; g != nil && *g != who.gateway {
+		p = reduced(&p)
+	}
+	return resolved{Profile: p, Budgets: []any{}, Head: head}, nil
+}
+
+// reduced is what a gateway may know of a token that is bound to another one:
+// enough to say whose it is, and too little to serve it.
+func reduced(p *abac.Profile) abac.Profile {
+	return abac.Profile{
+		ID: p.ID, OrgID: p.OrgID, Purpose: p.Purpose, PrincipalType: p.PrincipalType, Status: abac.Active,
+		Bindings: abac.Bindings{GatewayID: p.Bindings.GatewayID},
+	}
+}
+
+func instanceFrom(c *call) (store.Instance, error) {
+	h := c.r.Header
+	i := store.Instance{OrgID: c.who.org(), GatewayID: c.who.gateway(), ID: h.Get(headerInstance), Build: h.Get(headerBuild)}
+	if v := h.Get(headerMaxStale); v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil || d <= 0 {
+			return i, refuse("invalid_header", "%s must be a duration such as 10m.", headerMaxStale).at(headerMaxStale)
+		}
+		i.MaxStale = d
+	}
+	if problem := checkInstance(&i); problem != nil {
+		return i, refuse("invalid_header", "%s", problem.message).at(headerInstance)
+	}
+	return i, nil
+}
+
+// checkInstance holds what a gateway says of itself to bounds.
+func checkInstance(i *store.Instance) *problem {
+	if i.MaxStale == 0 {
+		i.MaxStale = defaultMaxStale
+	}
+	switch {
+	case len(i.ID) > 64 || !plainASCII(i.ID):
+		return refuse("invalid_value", "The instance must have at most 64 printable ASCII characters.").at("instance")
+	case len(i.Build) > 128 || !plainASCII(i.Build):
+		return refuse("invalid_value", "The build must have at most 128 printable ASCII characters.").at("build")
+	case i.MaxStale < 0 || i.MaxStale > maxMaxStale:
+		return refuse("invalid_value", "max_stale must be positive and at most %s.", maxMaxStale).at("max_stale")
+	}
+	return nil
+}
+
+func plainASCII(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) takeReport(c *call) (int, any, error) {
+	r, err := readReport(c.body)
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := s.report(c.r.Context(), runtimeID{c.who.org(), c.who.gateway()}, r); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, struct{}{}, nil
+}
+
+func readReport(o object) (record.Report, error) {
+	var r record.Report
+	if err := known(o, "", "instance", "build", "max_stale", "sign_off", "last_used", "misplaced"); err != nil {
+		return r, err
+	}
+	if err := knownInList(o, "last_used", "token_id", "at"); err != nil {
+		return r, err
+	}
+	if err := knownInList(o, "misplaced", "sha256", "client", "at"); err != nil {
+		return r, err
+	}
+	raw, err := json.Marshal(o)
+	if err != nil {
+		panic("BUG: what was read does not encode: " + err.Error())
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		var kind *json.UnmarshalTypeError
+		field := ""
+		if errors.As(err, &kind) {
+			field = kind.Field
+		}
+		return r, refuse("invalid_value", "The report has a field of a wrong type.").at(field)
+	}
+	return r, nil
+}
+
+func knownInList(o object, key string, keys ...string) error {
+	list, ok := o[key].([]any)
+	if !ok {
+		return nil // a wrong type is found where it is decoded
+	}
+	for i, v := range list {
+		if inner, ok := v.(object); ok {
+			if err := known(inner, key+"["+strconv.Itoa(i)+"]", keys...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// report takes what a gateway tells of itself.
+func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) error {
+	i := store.Instance{OrgID: who.org, GatewayID: who.gateway, ID: r.Instance, Build: r.Build, MaxStale: r.MaxStale}
+	if problem := checkInstance(&i); problem != nil {
+		return problem
+	}
+	now := s.now()
+	stray, after, err := s.misplaced(ctx, who, r.Misplaced)
+	if err != nil {
+		return err
+	}
+	err = s.store.Update(ctx, now, func(tx *store.Tx) error {
+		for _, u := range r.LastUsed {
+			at := u.At
+			if at.After(now) {
+				at = now // a gateway's fast clock must not hide later uses
+			}
+			if err := tx.Used(ctx, store.Use{TokenID: u.TokenID, OrgID: who.org, GatewayID: who.gateway, At: at}); err != nil {
+				return err
+			}
+		}
+		if after != nil {
+			if err := tx.Audit(ctx, store.Entry{Actor: "gateway:" + who.gateway, Event: eventMisplaced, Subject: stray, After: after}); err != nil {
+				return err
+			}
+		}
+		if r.SignOff {
+			return tx.Forget(ctx, who.org, who.gateway, r.Instance)
+		}
+		return tx.Hear(ctx, i)
+	})
+	if err != nil {
+		if after != nil {
+			s.strays.undo(who)
+		}
+		return err
+	}
+	if r.SignOff {
+		s.heard.forget(i)
+	}
+	return nil
+}
+
+// misplaced finds the first of the reported digests that is a runtime token of the
+// gateway's org, at most once a minute a gateway: after is nil when there is
+// nothing to note.
+func (s *Server) misplaced(ctx context.Context, who runtimeID, list []record.Misplaced) (id string, after json.RawMessage, err error) {
+	for _, m := range list {
+		d, err := token.ParseDigest(m.Digest)
+		if err != nil {
+			continue
+		}
+		t, _, err := s.store.ByDigest(ctx, d)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return "", nil, err
+		}
+		if err != nil || t.Profile.OrgID != who.org || t.Profile.Purpose != abac.GatewayRuntime {
+			continue
+		}
+		if !s.strays.take(who, s.now(), misplacedEvery) {
+			return "", nil, nil
+		}
+		after, err := json.Marshal(map[string]any{
+			"gateway_id": who.gateway, "client": address(m.Client), "at": m.At.UTC(), "token_gateway_id": t.Profile.Bindings.GatewayID,
+		})
+		if err != nil {
+			return "", nil, nil // a time beyond RFC 3339: not worth refusing the report
+		}
+		return t.Profile.ID, after, nil
+	}
+	return "", nil, nil
+}
+
+// address keeps an IP address, with or without a port, and nothing else.
+func address(s string) *string {
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		s = a.Addr().String()
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		s = a.WithZone("").String()
+		return &s
+	}
+	return nil
+}

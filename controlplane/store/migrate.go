@@ -1,0 +1,97 @@
+package store
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed migrations
+var files embed.FS
+
+// sqliteMigrations is the folder of one backend's migrations; another backend
+// brings a folder of its own with the same numbers.
+const sqliteMigrations = "migrations/sqlite"
+
+type migration struct {
+	version int
+	name    string
+	sql     string
+}
+
+// migrations reads a folder of files "0001_name.sql", numbered from 1 without a gap.
+func migrations(folder string) ([]migration, error) {
+	entries, err := fs.ReadDir(files, folder)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
+	list := make([]migration, 0, len(entries))
+	for i, e := range entries {
+		number, name, _ := strings.Cut(strings.TrimSuffix(e.Name(), ".sql"), "_")
+		if version, err := strconv.Atoi(number); err != nil || version != i+1 {
+			return nil, fmt.Errorf("read migrations: %s stands where number %d should", e.Name(), i+1)
+		}
+		text, err := fs.ReadFile(files, folder+"/"+e.Name())
+		if err != nil {
+			return nil, fmt.Errorf("read migrations: %w", err)
+		}
+		list = append(list, migration{i + 1, name, string(text)})
+	}
+	return list, nil
+}
+
+// migrate applies what is missing, in order, each in a transaction of its own.
+func (s *Store) migrate(ctx context.Context, folder string) error {
+	list, err := migrations(folder)
+	if err != nil {
+		return err
+	}
+	if _, err := s.write.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
+		version BIGINT PRIMARY KEY, name TEXT NOT NULL, at BIGINT NOT NULL)`); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	for {
+		done, err := s.migrateOne(ctx, list)
+		if err != nil || done {
+			return err
+		}
+	}
+}
+
+// migrateOne looks again inside its transaction: another process may migrate the
+// same database at the same time.
+func (s *Store) migrateOne(ctx context.Context, list []migration) (done bool, err error) {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return false, fmt.Errorf("migrate: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	var at int
+	if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(version), 0) FROM migrations`).Scan(&at); err != nil {
+		return false, fmt.Errorf("migrate: %w", err)
+	}
+	if at > len(list) {
+		return false, fmt.Errorf("%w: it has schema %d, this program knows %d", ErrNewer, at, len(list))
+	}
+	if at == len(list) {
+		return true, nil
+	}
+	m := list[at]
+	if _, err := tx.ExecContext(ctx, m.sql); err != nil {
+		return false, fmt.Errorf("migrate to schema %d (%s): %w", m.version, m.name, err)
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO migrations (version, name, at) VALUES ($1, $2, $3)`,
+		m.version, m.name, micros(time.Now())); err != nil {
+		return false, fmt.Errorf("migrate to schema %d (%s): %w", m.version, m.name, err)
+	}
+	if err := tx.Commit(); err != nil {
+		return false, fmt.Errorf("migrate to schema %d (%s): %w", m.version, m.name, err)
+	}
+	return false, nil
+}

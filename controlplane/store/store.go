@@ -1,0 +1,242 @@
+// Package store is the control plane's state: tokens by their digests, the
+// revisions of their changes, an audit log, and the gateways heard from. It keeps
+// no token's string, only its SHA-256 and its hint. One concrete type over
+// database/sql; today over SQLite, in SQL that PostgreSQL reads too.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+var (
+	// ErrNotFound says that there is no such token.
+	ErrNotFound = errors.New("no such token")
+	// ErrExists says that the digest or id is taken.
+	ErrExists = errors.New("a token with this digest or id exists")
+	// ErrNewer says that a later version of the program wrote the database.
+	ErrNewer = errors.New("the database was written by a newer version")
+)
+
+const (
+	busyTimeout = 5 * time.Second
+	readers     = 4
+	attempts    = 5
+)
+
+// Store is an open database. It is safe for concurrent use; every change is
+// durable when its call returns.
+type Store struct {
+	write *sql.DB // one connection: writers wait for each other here, not in the database
+	read  *sql.DB
+	ids   idSource
+}
+
+// Open opens the database that dsn names, "sqlite:FILE", makes it when absent
+// (readable by its owner alone) and brings its schema up to date. It refuses a
+// database of a newer version with ErrNewer and leaves it as it was.
+func Open(ctx context.Context, dsn string) (*Store, error) {
+	scheme, path, ok := strings.Cut(dsn, ":")
+	if !ok || scheme != "sqlite" || path == "" || strings.HasPrefix(path, ":") {
+		// The string may hold a password: it is not repeated.
+		return nil, errors.New("open database: unknown form; allowed: sqlite:FILE")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if err := private(path); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	s := &Store{}
+	if s.write, err = openSQLite(path, 1, "_txlock=immediate"); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	if err := s.migrate(ctx, sqliteMigrations); err != nil {
+		_ = s.write.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	if s.read, err = openSQLite(path, readers, "_pragma=query_only(1)"); err != nil {
+		_ = s.write.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func openSQLite(path string, connections int, more string) (*sql.DB, error) {
+	dsn := (&url.URL{Scheme: "file", Path: path}).String() + "?" + strings.Join([]string{
+		fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout.Milliseconds()),
+		"_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)", "_pragma=foreign_keys(1)",
+		"_pragma=secure_delete(1)", "_dqs=0", more,
+	}, "&")
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	return db, nil
+}
+
+// private makes the file with mode 0600, before SQLite would make it with the
+// umask's; its -wal and -shm take the same mode. One that others may read is
+// closed to them.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return f.Chmod(0o600)
+	}
+	return nil
+}
+
+// Close waits for calls under way and closes the database.
+func (s *Store) Close() error {
+	return errors.Join(s.read.Close(), s.write.Close())
+}
+
+// Ping says whether the database answers a read.
+func (s *Store) Ping(ctx context.Context) error {
+	_, err := s.Head(ctx)
+	return err
+}
+
+// Head returns the revision of the last change, 0 before the first.
+func (s *Store) Head(ctx context.Context) (int64, error) {
+	var head int64
+	if err := s.read.QueryRowContext(ctx, `SELECT revision FROM head`).Scan(&head); err != nil {
+		return 0, fmt.Errorf("read head: %w", err)
+	}
+	return head, nil
+}
+
+// Tx is one write transaction. It is not safe for concurrent use.
+type Tx struct {
+	tx  *sql.Tx
+	now time.Time
+}
+
+// Update runs f in one write transaction, at the time that now gives: all of it
+// is durable when Update returns nil, nothing of it has happened when it returns
+// f's error. Where the database asks for it, f runs again from the start, so it
+// must have no effect but through its Tx.
+func (s *Store) Update(ctx context.Context, now time.Time, f func(*Tx) error) error {
+	for try := 1; ; try++ {
+		err := s.updateOnce(ctx, now, f)
+		if err == nil || !again(err) || try == attempts {
+			return err
+		}
+	}
+}
+
+func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing; after a panic in f it must
+	// The one lock that orders all changes, taken before anything is read.
+	if _, err := tx.ExecContext(ctx, `UPDATE head SET revision = revision WHERE one = 1`); err != nil {
+		return fmt.Errorf("lock head: %w", err)
+	}
+	if err := f(&Tx{tx: tx, now: now}); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// revision takes the next revision for a change of a token.
+func (t *Tx) revision(ctx context.Context, org, id, event string) (int64, error) {
+	var r int64
+	if err := t.tx.QueryRowContext(ctx,
+		`UPDATE head SET revision = revision + 1 WHERE one = 1 RETURNING revision`).Scan(&r); err != nil {
+		return 0, fmt.Errorf("take a revision: %w", err)
+	}
+	if _, err := t.tx.ExecContext(ctx,
+		`INSERT INTO changes (revision, at, org_id, subject, event) VALUES ($1, $2, $3, $4, $5)`,
+		r, micros(t.now), org, id, event); err != nil {
+		return 0, fmt.Errorf("note change %d: %w", r, err)
+	}
+	return r, nil
+}
+
+func again(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return true
+	}
+	return false
+}
+
+func taken(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) &&
+		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func microsOf(t *time.Time) sql.NullInt64 {
+	if t == nil {
+		return sql.NullInt64{}
+	}
+	return sql.NullInt64{Int64: micros(*t), Valid: true}
+}
+
+func timeOf(n int64) time.Time { return time.UnixMicro(n).UTC() }
+
+func timePointer(n sql.NullInt64) *time.Time {
+	if !n.Valid {
+		return nil
+	}
+	t := timeOf(n.Int64)
+	return &t
+}
+
+func stringPointer(s sql.NullString) *string {
+	if !s.Valid {
+		return nil
+	}
+	return &s.String
+}
+
+func nullable(s *string) sql.NullString {
+	if s == nil {
+		return sql.NullString{}
+	}
+	return sql.NullString{String: *s, Valid: true}
+}
+
+// idSource makes ids that sort by their time, and within a process by their order.
+type idSource struct {
+	mu   sync.Mutex
+	last [16]byte
+}
