@@ -57,7 +57,7 @@ func unenforced(name string, bound bool) Check {
 
 func (p *Policy) explainModel(r *Request) []Check {
 	if r.Action != Execute {
-		why := "no model is named by " + r.Action.String()
+		why := "only execute names a model"
 		return []Check{skipped("models", why), skipped("entry", why)}
 	}
 	models := Check{
@@ -85,9 +85,16 @@ func (p *Policy) explainModel(r *Request) []Check {
 func (p *Policy) explainTargets(r *Request) []Check {
 	names := [...]string{"teams", "excluded", "providers"}
 	checks := make([]Check, 0, len(names))
-	if r.Action != Execute || len(r.Targets) == 0 || len(r.Targets) > MaxTargets {
+	why := ""
+	switch {
+	case r.Action != Execute || len(r.Targets) == 0:
+		why = "there are no targets"
+	case len(r.Targets) > MaxTargets:
+		why = "there are too many targets"
+	}
+	if why != "" {
 		for _, name := range names {
-			checks = append(checks, skipped(name, "there are no targets"))
+			checks = append(checks, skipped(name, why))
 		}
 		return checks
 	}
@@ -117,10 +124,17 @@ func (p *Policy) profileDetail(r *Request) string {
 	parts := []string{string(p.status)}
 	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 	if t := p.profile.NotBefore; t != nil {
+		if r.Now.Before(p.notBefore) {
+			parts = append(parts, "not valid yet")
+		}
 		parts = append(parts, "not before "+at(*t))
 	}
 	if t := p.profile.ExpiresAt; t != nil {
-		parts = append(parts, "expires "+at(*t))
+		word := "expires "
+		if !r.Now.Before(*t) {
+			word = "expired "
+		}
+		parts = append(parts, word+at(*t))
 	}
 	if p.timed {
 		parts = append(parts, "now "+at(r.Now))
@@ -140,7 +154,7 @@ func (p *Policy) purposeDetail(r *Request) string {
 	if p.purpose == GatewayRuntime {
 		return "gateway_runtime identifies a gateway to the control plane; it may not use the data plane"
 	}
-	return fmt.Sprintf("%s may not %s", p.purpose, r.Action)
+	return r.Action.String() + " is allowed to nobody"
 }
 
 func (p *Policy) gatewayDetail(r *Request) string {
