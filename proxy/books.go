@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"errors"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/proxy/dialect"
+)
+
+// statusClientLeft is what the log and the metrics say of a client that left; no
+// client ever sees it.
+const statusClientLeft = 499
+
+// refuse is the one place that writes refusals.
+func (x *exchange) refuse(err error) {
+	if errors.Is(err, errClientLeft) {
+		x.drop()
+		x.ctx.SetConnectionClose()
+		x.ctx.SetStatusCode(statusClientLeft)
+		x.close(codeClientLeft)
+		return
+	}
+	var f *refusal
+	if !errors.As(err, &f) {
+		x.s.log.Error("a room returned an error that is no refusal", zap.String("request_id", x.requestID()), zap.Error(err))
+		f = refuse(codeInternal, "A fault of the gateway's own. Tell its operator the request id.")
+	}
+	ctx, h := x.ctx, &x.ctx.Response.Header
+	ctx.SetStatusCode(f.row.status)
+	h.SetContentType("application/json")
+	h.SetCanonical(headRequestID, x.id[:])
+	if f.row.status == 401 {
+		h.Set("WWW-Authenticate", "Bearer")
+	}
+	if f.allow != "" {
+		h.Set("Allow", f.allow)
+	}
+	if f.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(f.retryAfter))
+	}
+	if f.close || x.bodyUnread() {
+		ctx.SetConnectionClose()
+	}
+	ctx.SetBody(dialect.AppendError(nil, dialect.Error{
+		Message: f.message, Type: f.row.kind, Param: f.param, Code: f.row.code,
+	}))
+	x.close(f.row.code)
+}
+
+// bodyUnread says whether part of the body is still on its way: reading it only
+// to drop it would hold the gateway hostage.
+func (x *exchange) bodyUnread() bool {
+	if x.client == nil {
+		return false
+	}
+	return x.client.state == connChunked || x.client.state == connBody
+}
+
+// close keeps the books of a request, whatever became of it, and frees it: one
+// decision counted, one log line, one record.
+func (x *exchange) close(code string) {
+	s := x.s
+	s.watcher.remove(x)
+	now := time.Now()
+	r := &x.rec
+	r.Time, r.Duration = x.began, now.Sub(x.began)
+	r.RequestID, r.Code = x.requestID(), code
+	r.Status = x.ctx.Response.StatusCode()
+	if code == codeClientLeft {
+		r.Status = statusClientLeft
+		s.metrics.left.Inc()
+	}
+	if !x.sent.IsZero() {
+		r.Upstream = now.Sub(x.sent)
+		s.metrics.gateway.Observe(x.sent.Sub(x.began).Seconds())
+	}
+	if r.FirstByte == 0 {
+		r.FirstByte = r.Duration
+	}
+	x.account(r.Status)
+	x.describe()
+	s.metrics.duration.Observe(r.Duration.Seconds())
+	if s.records != nil {
+		if err := s.records.Write(r); err != nil {
+			s.recordFailed(err)
+		}
+	}
+	level := zap.InfoLevel
+	if r.Status >= 500 {
+		level = zap.WarnLevel
+	}
+	if e := s.log.Check(level, "request"); e != nil {
+		e.Write(r.Fields()...)
+	}
+	x.free()
+}
+
+// account counts what the call used.
+func (x *exchange) account(status int) {
+	s := x.s
+	if x.judged {
+		s.metrics.decisions[x.reason].Inc()
+		x.rec.Reason = x.reason.String()
+		if x.reason == abac.Allowed {
+			s.used.note(x)
+		}
+	}
+	if x.target == nil {
+		s.metrics.refused.inc(status)
+		return
+	}
+	t := &x.serving.targets[x.slot]
+	t.meter.requests.inc(status)
+	t.meter.upstream.Observe(x.rec.Upstream.Seconds())
+	if x.rec.Stream {
+		x.usage, x.metered = x.meter.Usage()
+	}
+	if !x.metered {
+		if status < 300 {
+			s.metrics.unmetered.Inc()
+		}
+		return
+	}
+	r := &x.rec
+	r.InputTokens, r.OutputTokens = x.usage.InputTotal(), x.usage.OutputTotal()
+	t.meter.input.Add(float64(r.InputTokens))
+	t.meter.output.Add(float64(r.OutputTokens))
+	if nano, known := cost(x.usage, t.price); known {
+		r.Cost = nano
+		t.meter.cost.Add(float64(nano) / 1e9)
+	}
+}
+
+// describe fills in who asked for what.
+func (x *exchange) describe() {
+	r, cfg := &x.rec, x.rt.cfg
+	r.GatewayID = cfg.GatewayID
+	if x.policy != nil {
+		p := x.policy.Profile()
+		r.TokenID, r.Purpose, r.Team = p.ID, string(p.Purpose), deref(p.Bindings.TeamID)
+	}
+	if x.serving != nil {
+		r.Model = x.serving.model.Name
+	}
+	if x.target != nil {
+		r.Target = x.target.id
+	}
+	if x.route != nil {
+		r.Action = actionNames[x.route.action]
+	}
+	if x.client != nil {
+		r.Client = x.client.remote
+	}
+	r.ClientRequestID = x.claim(x.head.clientID)
+	r.AgentID = x.claim(x.head.agentID)
+}
+
+var actionNames = [...]string{0: "", abac.Execute: "execute", abac.List: "list", abac.Self: "self"}
+
+const maxClaim = 128
+
+// claim takes what a client says of itself: bounded, and never a token that
+// somebody put there by mistake.
+func (x *exchange) claim(b []byte) string {
+	if len(b) == 0 || containsToken(b, x.rt.cfg.LegacyPrefixes) {
+		return ""
+	}
+	return str(b[:min(len(b), maxClaim)])
+}
+
+// panicked notes a fault of ours. The stack names functions; the value may hold a
+// caller's bytes, so only its type is told.
+func (s *Server) panicked(x *exchange, v any) {
+	s.metrics.panics.Inc()
+	s.log.Error("panic", zap.String("request_id", x.requestID()), zap.String("type", typeName(v)), zap.ByteString("stack", debug.Stack()))
+}

@@ -1,0 +1,321 @@
+package dialect
+
+import (
+	"bytes"
+	"strconv"
+	"unicode/utf8"
+)
+
+// maxModel bounds a model's name, in bytes after unescaping.
+const maxModel = 256
+
+// Call is what policy and metering need of a call's body, and where it stands.
+type Call struct {
+	Model        []byte // unescaped; aliases the body where it has no escape
+	ModelSpan    Span   // with its quotes
+	Stream       bool
+	IncludeUsage bool // stream_options.include_usage is true
+
+	open         int  // behind the body's opening brace
+	options      Span // the value of stream_options
+	optionsKind  kind
+	includeUsage Span // the value of include_usage inside
+}
+
+type kind uint8
+
+const (
+	absent kind = iota
+	null
+	emptyObject
+	object
+)
+
+// ReadChat reads the body of a chat completion, strictly and in one pass: what it
+// accepts, every parser reads alike. Keys that are not read here are not judged,
+// but the whole must be one JSON object in UTF-8 in which no top-level key stands
+// twice. c may be used again. It does not allocate for an ordinary body.
+func ReadChat(body []byte, c *Call) *Problem {
+	*c = Call{}
+	if bytes.HasPrefix(body, []byte("\xef\xbb\xbf")) {
+		return malformed("it opens with a byte-order mark", 0)
+	}
+	if !utf8.Valid(body) {
+		return malformed("it is not UTF-8", invalidAt(body))
+	}
+	s := scanner{b: body}
+	if s.next() != '{' {
+		return malformed("it is not an object", s.i)
+	}
+	s.i++
+	c.open = s.i
+	if p := c.members(&s); p != nil {
+		return p
+	}
+	if s.space(); s.i != len(body) {
+		return malformed("something follows the object", s.i)
+	}
+	if c.ModelSpan == (Span{}) {
+		return &Problem{missingModel, "model", "The body names no model: send \"model\"."}
+	}
+	return nil
+}
+
+func invalidAt(b []byte) int {
+	i := 0
+	for i < len(b) {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 {
+			break
+		}
+		i += n
+	}
+	return i
+}
+
+func malformed(fault string, at int) *Problem {
+	return &Problem{invalidJSON, "", "The body is not the JSON that was expected: " + fault + " (at byte " + strconv.Itoa(at) + ")."}
+}
+
+// members reads the top level's keys and values up to the closing brace.
+func (c *Call) members(s *scanner) *Problem {
+	var keys keySet
+	if s.next() == '}' {
+		s.i++
+		return nil
+	}
+	for {
+		key, p := readKey(s, &keys, "")
+		if p != nil {
+			return p
+		}
+		s.space()
+		switch string(key) {
+		case "model":
+			p = c.readModel(s)
+		case "stream":
+			c.Stream, _, p = readBool(s, "stream")
+		case "stream_options":
+			p = c.readOptions(s)
+		default:
+			if name := mistaken(key, "model", "stream", "stream_options"); name != "" {
+				return ambiguous(name, "")
+			}
+			if !s.skip(1) {
+				return malformed(s.fault, s.i)
+			}
+		}
+		if p != nil {
+			return p
+		}
+		more, ok := s.comma('}')
+		if !ok {
+			return malformed(s.fault, s.i)
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
+// readKey takes a key and its colon, and refuses one that stands twice in its
+// object.
+func readKey(s *scanner, keys *keySet, prefix string) ([]byte, *Problem) {
+	if s.next() != '"' {
+		return nil, malformed("a key is missing or not quoted", s.i)
+	}
+	span, escaped, ok := s.str()
+	if !ok {
+		return nil, malformed(s.fault, s.i)
+	}
+	key := s.b[span.Start:span.End]
+	if escaped {
+		if key, ok = appendUnescaped(nil, key); !ok {
+			return nil, malformed("a key holds a lone surrogate", span.Start)
+		}
+	}
+	if !keys.add(key) {
+		return nil, ambiguous(string(key), prefix)
+	}
+	if !s.colon() {
+		return nil, malformed(s.fault, s.i)
+	}
+	return key, nil
+}
+
+// mistaken returns the name that a key folds to without being spelt so.
+func mistaken(key []byte, names ...string) string {
+	for _, name := range names {
+		if bytes.EqualFold(key, []byte(name)) {
+			return name
+		}
+	}
+	return ""
+}
+
+func ambiguous(key, prefix string) *Problem {
+	if len(key) > 64 {
+		key = "a long key"
+	}
+	return &Problem{ambiguousKey, prefix + key, "A key stands twice, or in a spelling that some parsers take for another key: send each once, spelt as documented."}
+}
+
+func (c *Call) readModel(s *scanner) *Problem {
+	switch s.next() {
+	case '"':
+	case 'n':
+		if !s.word("null") {
+			return malformed(s.fault, s.i)
+		}
+		return &Problem{missingModel, "model", "\"model\" is null: name a model."}
+	default:
+		return wrong(s, "model", "a string")
+	}
+	start := s.i
+	span, escaped, ok := s.str()
+	if !ok {
+		return malformed(s.fault, s.i)
+	}
+	model := s.b[span.Start:span.End]
+	if escaped {
+		if model, ok = appendUnescaped(nil, model); !ok {
+			return &Problem{invalidValue, "model", "\"model\" holds a lone surrogate."}
+		}
+	}
+	switch {
+	case len(model) == 0:
+		return &Problem{missingModel, "model", "\"model\" is empty: name a model."}
+	case len(model) > maxModel:
+		return &Problem{invalidValue, "model", "\"model\" is longer than 256 bytes."}
+	}
+	for _, b := range model {
+		if b < ' ' || b == 0x7f {
+			return &Problem{invalidValue, "model", "\"model\" holds a control character."}
+		}
+	}
+	c.Model, c.ModelSpan = model, Span{start, s.i}
+	return nil
+}
+
+// wrong says that a field has another type, or that the JSON is malformed there.
+func wrong(s *scanner, param, want string) *Problem {
+	if !s.skip(1) {
+		return malformed(s.fault, s.i)
+	}
+	return &Problem{invalidValue, param, "\"" + param + "\" must be " + want + "."}
+}
+
+// readBool takes true, false or null.
+func readBool(s *scanner, param string) (value bool, span Span, p *Problem) {
+	switch span.Start = s.i; s.next() {
+	case 't':
+		value = s.word("true")
+	case 'f':
+		s.word("false")
+	case 'n':
+		s.word("null")
+	default:
+		return false, span, wrong(s, param, "true or false")
+	}
+	if s.fault != "" {
+		return false, span, malformed(s.fault, s.i)
+	}
+	span.End = s.i
+	return value, span, nil
+}
+
+func (c *Call) readOptions(s *scanner) *Problem {
+	c.options.Start = s.i
+	switch s.next() {
+	case 'n':
+		if !s.word("null") {
+			return malformed(s.fault, s.i)
+		}
+		c.optionsKind, c.options.End = null, s.i
+		return nil
+	case '{':
+	default:
+		return wrong(s, "stream_options", "an object")
+	}
+	s.i++
+	c.optionsKind = emptyObject
+	if s.next() == '}' {
+		s.i++
+		c.options.End = s.i
+		return nil
+	}
+	c.optionsKind = object
+	return c.optionMembers(s)
+}
+
+func (c *Call) optionMembers(s *scanner) *Problem {
+	const prefix = "stream_options."
+	var keys keySet
+	for {
+		key, p := readKey(s, &keys, prefix)
+		if p != nil {
+			return p
+		}
+		s.space()
+		switch {
+		case string(key) == "include_usage":
+			if c.IncludeUsage, c.includeUsage, p = readBool(s, prefix+"include_usage"); p != nil {
+				return p
+			}
+		case mistaken(key, "include_usage") != "":
+			return ambiguous("include_usage", prefix)
+		case !s.skip(2):
+			return malformed(s.fault, s.i)
+		}
+		more, ok := s.comma('}')
+		if !ok {
+			return malformed(s.fault, s.i)
+		}
+		if !more {
+			c.options.End = s.i
+			return nil
+		}
+	}
+}
+
+// Edit is what the gateway changes in a body. The zero value changes nothing.
+type Edit struct {
+	Model        string // the upstream's name of the model; "": as it is
+	IncludeUsage bool   // ask for usage in a stream
+}
+
+// Append appends the body with the edit, every other byte as it was. The body is
+// the one that ReadChat read.
+func (c *Call) Append(dst, body []byte, e Edit) []byte {
+	at, with := c.usageEdit(e)
+	model := e.Model != ""
+	from := 0
+	if with != "" && (!model || at.Start <= c.ModelSpan.Start) {
+		dst = append(append(dst, body[:at.Start]...), with...)
+		from, with = at.End, ""
+	}
+	if model {
+		dst = appendString(append(dst, body[from:c.ModelSpan.Start]...), e.Model)
+		from = c.ModelSpan.End
+	}
+	if with != "" {
+		dst = append(append(dst, body[from:at.Start]...), with...)
+		from = at.End
+	}
+	return append(dst, body[from:]...)
+}
+
+// usageEdit says what to put where, so that the stream tells its usage.
+func (c *Call) usageEdit(e Edit) (at Span, with string) {
+	switch {
+	case !e.IncludeUsage || c.IncludeUsage:
+		return Span{}, ""
+	case c.optionsKind == absent:
+		return Span{c.open, c.open}, `"stream_options":{"include_usage":true},`
+	case c.optionsKind == null, c.optionsKind == emptyObject:
+		return c.options, `{"include_usage":true}`
+	case c.includeUsage != Span{}:
+		return c.includeUsage, "true"
+	}
+	return Span{c.options.Start + 1, c.options.Start + 1}, `"include_usage":true,`
+}

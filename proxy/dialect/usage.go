@@ -1,0 +1,226 @@
+package dialect
+
+// Usage is what a call used, in disjoint parts: no token is in two of them.
+type Usage struct {
+	Input       int64 // fresh text input
+	CachedInput int64 // read from the provider's cache
+	CacheWrite  int64 // written to it
+	Output      int64 // visible text output
+	Reasoning   int64
+	AudioInput  int64
+	AudioOutput int64
+}
+
+// InputTotal is the input as the provider counts it.
+func (u Usage) InputTotal() int64 { return u.Input + u.CachedInput + u.CacheWrite + u.AudioInput }
+
+// OutputTotal is the output as the provider counts it.
+func (u Usage) OutputTotal() int64 { return u.Output + u.Reasoning + u.AudioOutput }
+
+// maxTokens bounds a count that is believed: sums of several stay far from an
+// int64's end.
+const maxTokens = 1 << 50
+
+// ReadUsage reads the usage of a whole chat.completion
+// (https://platform.openai.com/docs/api-reference/chat/object). false: there is
+// none, or none that can be believed. The last of several counts.
+func ReadUsage(body []byte) (Usage, bool) {
+	u, known, _ := readUsage(body)
+	return u, known
+}
+
+// readUsage also says whether choices is there and empty: the mark of the chunk
+// that brings only usage.
+func readUsage(body []byte) (u Usage, known, noChoices bool) {
+	s := scanner{b: body}
+	if s.next() != '{' {
+		return Usage{}, false, false
+	}
+	s.i++
+	if s.next() == '}' {
+		return Usage{}, false, false
+	}
+	for {
+		key, ok := plainKey(&s)
+		if !ok {
+			return Usage{}, false, false
+		}
+		switch {
+		case key == "usage" && s.next() == '{':
+			u, known = readCounts(&s)
+			ok = s.fault == ""
+		case key == "choices" && s.next() == '[':
+			from := s.i
+			ok = s.skip(1)
+			inner := scanner{b: body, i: from + 1}
+			noChoices = inner.next() == ']'
+		default:
+			ok = s.skip(1)
+		}
+		if !ok {
+			return Usage{}, false, false
+		}
+		more, ok := s.comma('}')
+		if !ok {
+			return Usage{}, false, false
+		}
+		if !more {
+			return u, known, noChoices
+		}
+	}
+}
+
+// plainKey takes a key and its colon. One with escapes is no key that is read.
+func plainKey(s *scanner) (string, bool) {
+	if s.next() != '"' {
+		return "", false
+	}
+	span, escaped, ok := s.str()
+	if !ok || !s.colon() {
+		return "", false
+	}
+	if escaped {
+		return "", true
+	}
+	switch string(s.b[span.Start:span.End]) { // constants, so that nothing is copied
+	case "usage":
+		return "usage", true
+	case "choices":
+		return "choices", true
+	case "prompt_tokens":
+		return "prompt_tokens", true
+	case "completion_tokens":
+		return "completion_tokens", true
+	case "prompt_tokens_details":
+		return "prompt_tokens_details", true
+	case "completion_tokens_details":
+		return "completion_tokens_details", true
+	case "cached_tokens":
+		return "cached_tokens", true
+	case "cache_write_tokens":
+		return "cache_write_tokens", true
+	case "audio_tokens":
+		return "audio_tokens", true
+	case "reasoning_tokens":
+		return "reasoning_tokens", true
+	}
+	return "", true
+}
+
+// counts are those of a usage object as the provider writes them: details are
+// parts of the totals.
+type counts struct {
+	prompt, completion             int64
+	cached, cacheWrite, audioIn    int64
+	reasoning, audioOut            int64
+	hasPrompt, hasCompletion, lost bool
+}
+
+func readCounts(s *scanner) (Usage, bool) {
+	var c counts
+	c.object(s, 1, "")
+	if s.fault != "" || c.lost || !c.hasPrompt && !c.hasCompletion {
+		return Usage{}, false
+	}
+	var u Usage
+	left := c.prompt
+	u.CachedInput = part(&left, c.cached)
+	u.CacheWrite = part(&left, c.cacheWrite)
+	u.AudioInput = part(&left, c.audioIn)
+	u.Input = left
+	left = c.completion
+	u.Reasoning = part(&left, c.reasoning)
+	u.AudioOutput = part(&left, c.audioOut)
+	u.Output = left
+	return u, true
+}
+
+// part takes n out of what is left, never more than there is.
+func part(left *int64, n int64) int64 {
+	n = min(n, *left)
+	*left -= n
+	return n
+}
+
+// object reads the members of usage, or of one of its details.
+func (c *counts) object(s *scanner, depth int, in string) {
+	s.i++
+	if s.next() == '}' {
+		s.i++
+		return
+	}
+	for {
+		key, ok := plainKey(s)
+		if !ok {
+			s.fail("usage is malformed")
+			return
+		}
+		if s.next() == '{' && in == "" && (key == "prompt_tokens_details" || key == "completion_tokens_details") {
+			c.object(s, depth+1, key)
+		} else if to := c.field(in, key); to != nil {
+			c.number(s, to, depth)
+			c.hasPrompt = c.hasPrompt || to == &c.prompt
+			c.hasCompletion = c.hasCompletion || to == &c.completion
+		} else {
+			s.skip(depth + 1)
+		}
+		if s.fault != "" {
+			return
+		}
+		if more, ok := s.comma('}'); !ok || !more {
+			return
+		}
+	}
+}
+
+func (c *counts) field(in, key string) *int64 {
+	switch in {
+	case "":
+		switch key {
+		case "prompt_tokens":
+			return &c.prompt
+		case "completion_tokens":
+			return &c.completion
+		}
+	case "prompt_tokens_details":
+		switch key {
+		case "cached_tokens":
+			return &c.cached
+		case "cache_write_tokens":
+			return &c.cacheWrite
+		case "audio_tokens":
+			return &c.audioIn
+		}
+	case "completion_tokens_details":
+		switch key {
+		case "reasoning_tokens":
+			return &c.reasoning
+		case "audio_tokens":
+			return &c.audioOut
+		}
+	}
+	return nil
+}
+
+// number reads a count: an integer of at least 0; null is 0. Anything else makes
+// the usage one that can't be believed.
+func (c *counts) number(s *scanner, to *int64, depth int) {
+	from := s.i
+	if s.b[from] == 'n' {
+		s.word("null")
+		*to = 0
+		return
+	}
+	if !s.skip(depth + 1) {
+		return
+	}
+	n := int64(0)
+	for _, d := range s.b[from:s.i] {
+		if d < '0' || d > '9' || n > maxTokens {
+			c.lost = true
+			return
+		}
+		n = n*10 + int64(d-'0')
+	}
+	*to = n
+}

@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"bytes"
+	"net/url"
+	"strings"
+
+	"github.com/keeptrusts/gateway/abac"
+)
+
+// endpoint is one path that is served.
+type endpoint struct {
+	path   string
+	method string
+	allow  string      // what `Allow` says of another method
+	action abac.Action // 0: no token needed
+	suffix string      // after the base URL's /v1, where it is forwarded
+	serve  func(*exchange) error
+}
+
+// headers is what one walk over the request's head found. Slices alias the head.
+type headers struct {
+	credentials    int
+	scheme         bool // the credential stands in Authorization
+	credential     []byte
+	teams          int
+	team           []byte
+	contentType    []byte
+	encoded        bool // a Content-Encoding
+	expect         []byte
+	expects        bool
+	idempotencyKey []byte
+	clientID       []byte // X-Client-Request-Id, else X-Request-Id
+	agentID        []byte
+	forward        []byte // the lines that pass upstream
+}
+
+// door lets a request in: framing, draining, a canonical path. It answers probes
+// itself.
+func (x *exchange) door() error {
+	x.readHeaders(x.ctx.Request.Header.RawHeaders())
+	if x.head.expects && x.ctx.Request.Header.IsHTTP11() && !strings.EqualFold(str(x.head.expect), "100-continue") {
+		return refuse(codeExpectation, "The only expectation that is met is 100-continue.").closing()
+	}
+	target := x.ctx.Request.Header.RequestURI()
+	x.path, x.query, _ = bytes.Cut(target, questionMark)
+	x.route = x.s.find(str(x.path))
+	if x.route != nil && x.route.action == 0 && str(x.ctx.Method()) != "POST" {
+		return nil // probes answer while we drain
+	}
+	if x.s.draining.Load() == refusing {
+		return refuse(codeDraining, "This gateway is shutting down; send the request again.").closing()
+	}
+	return nil
+}
+
+var questionMark = []byte{'?'}
+
+// readHeaders walks the head once. Framing has checked every line.
+func (x *exchange) readHeaders(raw []byte) {
+	h := &x.head
+	for {
+		line, rest, ok := cutLine(raw)
+		if !ok || len(line) == 0 {
+			break
+		}
+		raw = rest
+		colon := bytes.IndexByte(line, ':')
+		if colon <= 0 {
+			continue
+		}
+		if h.take(line[:colon], trimOWS(line[colon+1:])) {
+			h.forward = append(append(h.forward, line...), '\r', '\n')
+		}
+	}
+	if h.contentType == nil {
+		h.forward = append(h.forward, "Content-Type: application/json\r\n"...)
+	}
+}
+
+// take notes a header that matters and says whether it passes upstream.
+func (h *headers) take(name, value []byte) bool {
+	switch name[0] | 0x20 {
+	case 'a':
+		switch {
+		case foldsTo(name, "authorization"):
+			h.credentials++
+			h.scheme, h.credential = true, value
+		case foldsTo(name, "api-key"):
+			h.credentials++
+			h.credential = value
+		case foldsTo(name, "accept"), foldsTo(name, "anthropic-version"), foldsTo(name, "anthropic-beta"):
+			return true
+		}
+	case 'b':
+		return foldsTo(name, "baggage")
+	case 'c':
+		switch {
+		case foldsTo(name, "content-type"):
+			h.contentType = value
+			return true
+		case foldsTo(name, "content-encoding"):
+			h.encoded = true
+		}
+	case 'e':
+		if foldsTo(name, "expect") {
+			h.expects, h.expect = true, value
+		}
+	case 'i':
+		if foldsTo(name, "idempotency-key") {
+			h.idempotencyKey = value
+		}
+	case 'o':
+		return foldsTo(name, "openai-beta")
+	case 't':
+		return foldsTo(name, "traceparent") || foldsTo(name, "tracestate")
+	case 'u':
+		return foldsTo(name, "user-agent")
+	case 'x':
+		return h.takeX(name, value)
+	}
+	return false
+}
+
+func (h *headers) takeX(name, value []byte) bool {
+	switch {
+	case foldsTo(name, "x-api-key"):
+		h.credentials++
+		h.credential = value
+	case foldsTo(name, "x-keeptrusts-team"):
+		h.teams++
+		h.team = value
+	case foldsTo(name, "x-keeptrusts-agent-id"):
+		h.agentID = value
+	case foldsTo(name, "x-client-request-id"):
+		h.clientID = value
+		return true
+	case foldsTo(name, "x-request-id"):
+		if h.clientID == nil {
+			h.clientID = value
+		}
+	default:
+		return hasPrefixFold(name, "x-stainless-")
+	}
+	return false
+}
+
+// find returns what serves a path as it was sent; nil: nothing does.
+func (s *Server) find(path string) *endpoint {
+	if e := s.endpoints[path]; e != nil {
+		return e
+	}
+	if rest, ok := strings.CutPrefix(path, modelsPrefix); ok {
+		if _, ok := modelOf(rest); ok {
+			return s.modelEndpoint
+		}
+	}
+	return nil
+}
+
+const modelsPrefix = "/v1/models/"
+
+// modelOf reads the model's name from a path that is written canonically: every
+// escape is needed, no segment is empty or dots.
+func modelOf(rest string) (string, bool) {
+	if rest == "" || len(rest) > 1024 {
+		return "", false
+	}
+	for _, segment := range strings.Split(rest, "/") {
+		plain, err := url.PathUnescape(segment)
+		if err != nil || plain == "" || plain == "." || plain == ".." {
+			return "", false
+		}
+		if plain != segment && url.PathEscape(plain) != segment {
+			return "", false
+		}
+	}
+	name, err := url.PathUnescape(rest)
+	return name, err == nil
+}

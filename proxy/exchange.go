@@ -1,0 +1,232 @@
+package proxy
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/proxy/dialect"
+	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/tokencache"
+)
+
+// exchange is one request on its way through the rooms. It is pooled: what
+// outlives it is copied. Strings made by str live as long as it does.
+type exchange struct {
+	s      *Server
+	rt     *runtime // the config it began with
+	ctx    *fasthttp.RequestCtx
+	client *conn
+	began  time.Time
+	id     [idLen]byte
+
+	// door
+	path  []byte
+	query []byte
+	route *endpoint
+	head  headers
+
+	// identify
+	entry  *tokencache.Entry
+	policy *abac.Policy
+	reason abac.Reason // of the decision, where one was made
+	judged bool        // one was
+	ask    abac.Request
+
+	// read, authorize, admit
+	body    []byte
+	held    int64 // bytes counted against limits.bodies
+	call    dialect.Call
+	serving *served
+	left    uint64 // bit set of the targets that the decision left
+	order   []uint8
+
+	// relay
+	target  *upstream
+	slot    uint8  // index of target in serving.targets
+	out     []byte // the request's head and body, as sent
+	answer  answer
+	sent    time.Time
+	headAt  time.Time
+	stream  stream
+	meter   dialect.Meter
+	usage   dialect.Usage
+	metered bool // usage was told
+	slotted bool // counted against limits.streams
+
+	rec record.Record
+
+	life
+}
+
+// life is what the watcher sees of an exchange.
+type life struct {
+	mu      sync.Mutex
+	up      *upstreamConn      // to be closed when the exchange is aborted
+	dialing context.CancelFunc // to be called then
+	cause   atomic.Int32       // an abortCause; set once
+	doing   atomic.Int32       // a phase
+	since   atomic.Int64       // the watcher's clock when the phase began or last moved
+
+	next, prev *exchange // in the watcher's list
+	listed     bool
+	fd         int // registered for the client's leaving; -1: not yet
+}
+
+type phase int32
+
+const (
+	awaitsHead   phase = iota // the upstream has not answered
+	awaitsBody                // its body is being read
+	writesClient              // the client is: its connection has a limit of its own
+)
+
+type abortCause int32
+
+const (
+	notAborted    abortCause = iota
+	clientLeft               // FIN or RST from the client
+	firstByteLate            // no head within limits.first_byte
+	upstreamIdle             // no byte within limits.upstream_idle
+	drained                  // limits.drain is over
+)
+
+// str views b as a string for as long as nobody changes b: inside an exchange.
+func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+const (
+	idLen    = 30
+	idPrefix = "req_"
+	// keptBuffer is how much of a buffer a pooled exchange keeps.
+	keptBuffer = 64 << 10
+)
+
+// newID fills in a random request id: 130 bits, 26 characters.
+func (x *exchange) newID() {
+	copy(x.id[:], idPrefix)
+	const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+	a, b, c := rand.Uint64(), rand.Uint64(), rand.Uint64()
+	for i := 0; i < 12; i++ {
+		x.id[len(idPrefix)+i] = alphabet[a>>(5*i)&31]
+		x.id[len(idPrefix)+12+i] = alphabet[b>>(5*i)&31]
+	}
+	x.id[idLen-2], x.id[idLen-1] = alphabet[c&31], alphabet[c>>5&31]
+}
+
+// requestID is valid while the exchange is.
+func (x *exchange) requestID() string { return str(x.id[:]) }
+
+// begin takes an exchange from the pool for a request.
+func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
+	x, _ := s.exchanges.Get().(*exchange)
+	if x == nil {
+		x = &exchange{}
+	}
+	x.s, x.ctx, x.rt = s, ctx, s.runtime.Load()
+	x.began = time.Now()
+	x.client, _ = ctx.Conn().(*conn)
+	x.newID()
+	x.life.fd = -1
+	x.life.since.Store(s.watcher.clock.Load())
+	s.open.Add(1)
+	return x
+}
+
+// free gives the exchange back. It must be the last thing that touches it.
+func (x *exchange) free() {
+	s := x.s
+	if x.held > 0 {
+		s.bodies.Add(-x.held)
+	}
+	if x.slotted {
+		s.streams.Add(-1)
+	}
+	keep := exchange{body: x.body[:0], out: x.out[:0], order: x.order[:0]}
+	if cap(keep.body) > keptBuffer {
+		keep.body = nil
+	}
+	if cap(keep.out) > keptBuffer {
+		keep.out = nil
+	}
+	keep.head.forward = x.head.forward[:0]
+	keep.stream.out = x.stream.out[:0]
+	if cap(keep.stream.out) > keptBuffer {
+		keep.stream.out = nil
+	}
+	keep.meter = x.meter
+	x.reset(&keep)
+	s.exchanges.Put(x)
+	if s.open.Add(-1) == 0 && s.draining.Load() != serving {
+		s.wake()
+	}
+}
+
+// reset empties everything but the buffers in keep.
+func (x *exchange) reset(keep *exchange) {
+	x.s, x.rt, x.ctx, x.client = nil, nil, nil, nil
+	x.path, x.query, x.route = nil, nil, nil
+	x.head = headers{forward: keep.head.forward}
+	x.entry, x.policy, x.ask = nil, nil, abac.Request{}
+	x.reason, x.judged = 0, false
+	x.body, x.held, x.call = keep.body, 0, dialect.Call{}
+	x.serving, x.left, x.order = nil, 0, keep.order
+	x.target, x.slot, x.out, x.answer = nil, 0, keep.out, answer{}
+	x.sent, x.headAt = time.Time{}, time.Time{}
+	x.stream = stream{out: keep.stream.out}
+	x.usage, x.metered, x.slotted = dialect.Usage{}, false, false
+	x.rec = record.Record{}
+	x.life.up, x.life.dialing, x.life.next, x.life.prev, x.life.listed = nil, nil, nil, nil, false
+	x.life.cause.Store(0)
+	x.life.doing.Store(0)
+}
+
+// attach hands the connection to the watcher, so that an abort closes it. False:
+// the exchange was aborted already.
+func (x *exchange) attach(c *upstreamConn) bool {
+	x.life.mu.Lock()
+	defer x.life.mu.Unlock()
+	if x.aborted() != notAborted {
+		return false
+	}
+	x.life.up = c
+	return true
+}
+
+// detach takes it back: from here nobody else closes it.
+func (x *exchange) detach() *upstreamConn {
+	x.life.mu.Lock()
+	c := x.life.up
+	x.life.up = nil
+	x.life.mu.Unlock()
+	return c
+}
+
+func (x *exchange) aborted() abortCause { return abortCause(x.life.cause.Load()) }
+
+// abort ends what the exchange waits for. The first cause counts. Safe to call
+// from another goroutine while the exchange is listed.
+func (x *exchange) abort(cause abortCause) {
+	if !x.life.cause.CompareAndSwap(0, int32(cause)) {
+		return
+	}
+	x.life.mu.Lock()
+	defer x.life.mu.Unlock()
+	if x.life.dialing != nil {
+		x.life.dialing()
+	}
+	if x.life.up != nil {
+		_ = x.life.up.Close()
+	}
+}
+
+// enter says what the exchange waits for from now on.
+func (x *exchange) enter(p phase) {
+	x.life.doing.Store(int32(p))
+	x.life.since.Store(x.s.watcher.clock.Load())
+}

@@ -1,0 +1,149 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/proxy/dialect"
+)
+
+// listener wraps each connection and refuses those beyond limits.connections in
+// the table's shape.
+type listener struct {
+	net.Listener
+	s *Server
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tc, ok := nc.(*net.TCPConn)
+		if !ok {
+			_ = nc.Close()
+			return nil, fmt.Errorf("BUG: the data plane listens on TCP, not on %T", nc)
+		}
+		limits := &l.s.runtime.Load().cfg.Limits
+		if l.s.conns.Add(1) > int64(limits.Connections) {
+			l.s.conns.Add(-1)
+			go l.s.turnAway(tc)
+			continue
+		}
+		c := &conn{TCPConn: tc, s: l.s, maxHead: int(limits.Headers)}
+		if a, ok := tc.RemoteAddr().(*net.TCPAddr); ok {
+			c.remote = a.IP.String()
+		}
+		l.s.watcher.addConn(c)
+		return c, nil
+	}
+}
+
+// turnAway answers a connection that is one too many.
+func (s *Server) turnAway(c *net.TCPConn) {
+	defer func() { _ = c.Close() }()
+	f := refuse(codeOverloaded, "The gateway has as many connections as it may; try again.")
+	body := dialect.AppendError(nil, dialect.Error{Message: f.message, Type: f.row.kind, Code: f.row.code})
+	b := append([]byte("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: "), strconv.Itoa(len(body))...)
+	b = append(append(b, crlfcrlf...), body...)
+	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_, _ = c.Write(b)
+	_ = c.CloseWrite()
+	var drop [1 << 10]byte
+	_, _ = c.Read(drop[:]) // closing over unread bytes would reset the answer away
+	s.metrics.refused.inc(f.row.status)
+	s.log.Warn("connection refused", zap.String("code", f.row.code), zap.String("client", c.RemoteAddr().String()))
+}
+
+// deadlines are a connection's limits in time, kept as stamps that the watcher
+// looks at: setting a timer of the runtime at every read and write costs more.
+type deadlines struct {
+	read    atomic.Int64 // the watcher's clock by which a read must have come; 0: none
+	expired atomic.Bool  // the socket's own read deadline was set to the past
+	writing atomic.Int64 // the watcher's clock when the write under way began; 0: none
+}
+
+// SetReadDeadline has the watcher's precision.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.limits.expired.Swap(false) {
+		if err := c.TCPConn.SetReadDeadline(time.Time{}); err != nil {
+			return err
+		}
+	}
+	if t.IsZero() {
+		c.limits.read.Store(0)
+		return nil
+	}
+	c.limits.read.Store(int64(t.Sub(c.s.watcher.start)))
+	return nil
+}
+
+// SetDeadline sets both.
+func (c *conn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// Write lets the watcher see how long it takes.
+func (c *conn) Write(p []byte) (int, error) {
+	c.limits.writing.Store(c.s.watcher.clock.Load() + 1)
+	n, err := c.TCPConn.Write(p)
+	c.limits.writing.Store(0)
+	return n, err
+}
+
+// Close may be called by fasthttp, by the watcher, and by both.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		c.s.watcher.removeConn(c)
+		c.s.conns.Add(-1)
+	})
+	return c.TCPConn.Close()
+}
+
+// began says whether any byte of the next request has come.
+func (c *conn) began() bool { return len(c.head) > 0 || c.state != connHead }
+
+// connSet is every open connection of a client.
+type connSet struct {
+	mu  sync.Mutex
+	all map[*conn]struct{}
+}
+
+func (w *watcher) addConn(c *conn) {
+	w.conns.mu.Lock()
+	w.conns.all[c] = struct{}{}
+	w.conns.mu.Unlock()
+}
+
+func (w *watcher) removeConn(c *conn) {
+	w.conns.mu.Lock()
+	delete(w.conns.all, c)
+	w.conns.mu.Unlock()
+}
+
+// lookConns ends reads and writes that did not move in time.
+func (w *watcher) lookConns(now int64) {
+	w.conns.mu.Lock()
+	defer w.conns.mu.Unlock()
+	for c := range w.conns.all {
+		if by := c.limits.read.Load(); by != 0 && now > by && !c.limits.expired.Load() {
+			c.limits.expired.Store(true)
+			_ = c.TCPConn.SetReadDeadline(time.Unix(1, 0))
+		}
+		idle := c.s.runtime.Load().cfg.Limits.ClientIdle
+		if from := c.limits.writing.Load(); from != 0 && now-from > int64(idle) {
+			_ = c.TCPConn.SetLinger(0) // what is queued would keep the socket
+			_ = c.TCPConn.Close()
+		}
+	}
+}

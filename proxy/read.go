@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/keeptrusts/gateway/proxy/dialect"
+)
+
+// read takes the body in and reads from it what policy and metering need.
+func (x *exchange) read() error {
+	if x.head.encoded {
+		return refuse(codeMediaType, "A Content-Encoding on a request is not taken: send the body as it is.")
+	}
+	if !isJSON(x.head.contentType) {
+		return refuse(codeMediaType, "The Content-Type must be application/json.")
+	}
+	if err := x.readBody(); err != nil {
+		return err
+	}
+	if p := dialect.ReadChat(x.body, &x.call); p != nil {
+		f := refuse(p.Code, "%s", p.Message)
+		f.param = p.Param
+		return f
+	}
+	return nil
+}
+
+// isJSON takes application/json with any parameters; a missing one is JSON.
+func isJSON(contentType []byte) bool {
+	if contentType == nil {
+		return true
+	}
+	media, _, _ := strings.Cut(str(contentType), ";")
+	return strings.EqualFold(strings.TrimSpace(media), "application/json")
+}
+
+// readBody reads the whole body into the exchange's buffer, within
+// limits.request_body, and counts it against limits.bodies while it is held.
+func (x *exchange) readBody() error {
+	limit := x.rt.cfg.Limits.RequestBody
+	length := int64(x.ctx.Request.Header.ContentLength())
+	if length > limit {
+		return tooLarge(limit)
+	}
+	src := x.ctx.RequestBodyStream()
+	if src == nil || length == 0 {
+		x.body = x.body[:0]
+		return nil
+	}
+	want := length
+	if want < 0 {
+		want = 4 << 10
+	}
+	for {
+		if err := x.room(want); err != nil {
+			return err
+		}
+		n, err := src.Read(x.body[len(x.body):want])
+		x.body = x.body[:len(x.body)+n]
+		got := int64(len(x.body))
+		switch {
+		case got > limit:
+			return tooLarge(limit)
+		case length >= 0 && got == length:
+			return nil
+		case err == io.EOF && length < 0:
+			return nil // fasthttp tells a chunked body's end so, and a broken one otherwise
+		case err != nil:
+			return bodyFault(err)
+		case got == want:
+			want = min(2*want, limit+1)
+		}
+	}
+}
+
+// room makes the buffer hold n bytes.
+func (x *exchange) room(n int64) error {
+	if total := x.s.bodies.Add(n - x.held); total > x.rt.cfg.Limits.Bodies && n > keptBuffer {
+		x.held = n
+		return refuse(codeOverloaded, "The gateway holds as many bytes of request bodies as it may; send the request again.").closing()
+	}
+	x.held = n
+	if int64(cap(x.body)) < n {
+		b := make([]byte, len(x.body), n)
+		copy(b, x.body)
+		x.body = b
+	}
+	return nil
+}
+
+func tooLarge(limit int64) *refusal {
+	return refuse(codeBodyTooLarge, "The body is larger than %d bytes.", limit).closing()
+}
+
+func bodyFault(err error) *refusal {
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		return refuse(codeRequestTimeout, "The body came too slowly.").closing()
+	}
+	return refuse(codeInvalidRequest, "The body ended before its framing said so.").closing()
+}

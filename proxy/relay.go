@@ -1,0 +1,313 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/keeptrusts/gateway/proxy/dialect"
+)
+
+// maxWhole is how much of an answer is held to be read for its usage before it
+// goes on; a larger one passes unmetered behind what was held.
+const maxWhole = 64 << 20
+
+var (
+	errClientLeft = errors.New("the client left")
+	// errUnsent says that nothing of the request reached the target, so that the
+	// next may be tried.
+	errUnsent = errors.New("the request was not sent")
+)
+
+// relay tries the targets in order and passes the first answer that counts.
+func (x *exchange) relay() error {
+	x.s.watcher.add(x)
+	var err error
+	for i, slot := range x.order {
+		last := i == len(x.order)-1
+		x.slot = slot
+		t := &x.serving.targets[slot]
+		x.target = t.up
+		err = x.call1(t)
+		if err == nil {
+			if !last && retryable(x.answer.status) {
+				x.drop()
+				continue
+			}
+			return x.pass(t)
+		}
+		x.drop()
+		if last || !errors.Is(err, errUnsent) || x.aborted() != notAborted {
+			break
+		}
+	}
+	return x.upstreamFault(err)
+}
+
+// retryable says whether a provider's status means that it did nothing and that
+// another may do better.
+func retryable(status int) bool {
+	return status == 429 || status == 500 || status == 502 || status == 503 || status == 504
+}
+
+// call1 sends the call to one target and reads its answer's head.
+func (x *exchange) call1(t *servedTarget) error {
+	x.enter(awaitsHead)
+	edit := dialect.Edit{Model: t.rename}
+	takeOut := false
+	if x.call.Stream && !x.call.IncludeUsage && t.up.streamUsage {
+		edit.IncludeUsage, takeOut = true, true
+	}
+	x.meter.Reset(takeOut)
+	x.out = x.appendRequest(x.out[:0], t.up, edit)
+	x.sent = time.Now()
+	x.headAt = time.Time{}
+
+	c, err := x.connect(t.up)
+	if err != nil {
+		return errors.Join(errUnsent, err)
+	}
+	if !x.attach(c) {
+		_ = c.Close()
+		return errClientLeft
+	}
+	_, werr := c.Write(x.out)
+	// An upstream may refuse and close before it has read the body: its answer
+	// still counts.
+	if err := c.readAnswer(&x.answer); err != nil {
+		if werr != nil {
+			err = werr
+		}
+		return err
+	}
+	if werr != nil {
+		x.answer.keep = false
+	}
+	x.headAt = time.Now()
+	return nil
+}
+
+func (x *exchange) connect(up *upstream) (*upstreamConn, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	x.life.mu.Lock()
+	x.life.dialing = cancel
+	x.life.mu.Unlock()
+	defer func() {
+		x.life.mu.Lock()
+		x.life.dialing = nil
+		x.life.mu.Unlock()
+	}()
+	if x.aborted() != notAborted {
+		return nil, errClientLeft
+	}
+	return up.acquire(ctx)
+}
+
+// appendRequest writes the whole request: the allow-listed headers as they came,
+// the target's own, the body with what must change in it.
+func (x *exchange) appendRequest(b []byte, up *upstream, edit dialect.Edit) []byte {
+	b = append(append(append(b, "POST "...), up.path...), x.route.suffix...)
+	if len(x.query) > 0 {
+		b = append(append(b, '?'), x.query...)
+	}
+	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), up.host...), '\r', '\n')
+	b = append(b, x.head.forward...)
+	if !up.secret.Empty() {
+		b = append(append(append(b, "Authorization: Bearer "...), up.secret.Reveal()...), '\r', '\n')
+	}
+	b = append(b, up.headers...)
+	if len(x.head.idempotencyKey) > 0 {
+		b = append(append(append(b, "Idempotency-Key: "...), x.idempotencyKey()...), '\r', '\n')
+	}
+	b = append(b, "Via: 1.1 kt-gateway\r\nContent-Length: "...)
+	if edit == (dialect.Edit{}) {
+		b = strconv.AppendInt(b, int64(len(x.body)), 10)
+		b = append(b, crlfcrlf...)
+		return append(b, x.body...)
+	}
+	// The edited length is known only when it is written: leave room for it.
+	const room = 12
+	at := len(b)
+	b = append(b, "            \r\n\r\n"...)
+	from := len(b)
+	b = x.call.Append(b, x.body, edit)
+	var digits [room]byte
+	n := strconv.AppendInt(digits[:0], int64(len(b)-from), 10)
+	copy(b[at+room-len(n):at+room], n)
+	return b
+}
+
+// idempotencyKey keeps one token's keys apart from another's at a provider that
+// sees them all under one credential.
+func (x *exchange) idempotencyKey() string {
+	h := sha256.New()
+	_, _ = io.WriteString(h, x.entry.ID)
+	_, _ = h.Write([]byte{0})
+	_, _ = h.Write(x.head.idempotencyKey)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// drop closes the connection of an answer that will not be used.
+func (x *exchange) drop() {
+	if c := x.detach(); c != nil {
+		_ = c.Close()
+	}
+}
+
+// upstreamFault says what became of a call that brought no answer.
+func (x *exchange) upstreamFault(err error) error {
+	switch x.aborted() {
+	case clientLeft:
+		return errClientLeft
+	case firstByteLate, upstreamIdle:
+		return refuse(codeUpstreamTimeout, "Target %s did not answer in time.", x.target.id)
+	case drained:
+		return refuse(codeDraining, "This gateway is shutting down; send the request again.").closing()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return refuse(codeUpstreamTimeout, "Target %s could not be reached in time.", x.target.id)
+	}
+	if errors.Is(err, errUnsent) {
+		return refuse(codeUpstreamError, "Target %s could not be reached.", x.target.id)
+	}
+	return refuse(codeUpstreamError, "Target %s broke off before its answer was whole.", x.target.id)
+}
+
+// pass hands the answer to the client: as a stream where it is one, else whole.
+func (x *exchange) pass(t *servedTarget) error {
+	a := &x.answer
+	if a.status == 401 || a.status == 407 {
+		x.drop()
+		return refuse(codeUpstreamCredential, "Target %s refused the gateway's own credential. Your token is not the cause; tell the gateway's operator.", t.up.id)
+	}
+	x.setHead()
+	x.enter(awaitsBody)
+	if a.sse && a.status < 300 && !a.encoded {
+		return x.startStream()
+	}
+	return x.passWhole(t)
+}
+
+// setHead writes the answer's head: the allow-list and what is ours.
+func (x *exchange) setHead() {
+	a, h := &x.answer, &x.ctx.Response.Header
+	x.ctx.SetStatusCode(a.status)
+	if len(a.contentType) > 0 {
+		h.SetContentTypeBytes(a.contentType)
+	} else {
+		h.SetNoDefaultContentType(true)
+	}
+	for _, p := range a.passed[:a.n] {
+		h.SetBytesKV(p.name, p.value)
+	}
+	h.SetCanonical(headRequestID, x.id[:])
+	if len(a.requestID) > 0 && len(a.requestID) <= 128 {
+		h.SetCanonical(headUpstreamRequestID, a.requestID)
+	}
+	h.SetCanonical(headTarget, x.target.idBytes)
+}
+
+var (
+	headRequestID         = []byte("X-Request-Id")
+	headUpstreamRequestID = []byte("X-Upstream-Request-Id")
+	headTarget            = []byte("X-Keeptrusts-Target")
+)
+
+// passWhole reads the answer to its end, so that a cut one is never told as
+// whole, and meters it.
+func (x *exchange) passWhole(t *servedTarget) error {
+	body, err := x.readWhole()
+	if err != nil {
+		x.drop()
+		x.ctx.Response.Reset()
+		return x.upstreamFault(err)
+	}
+	if x.answer.encoded {
+		x.drop()
+		x.ctx.Response.Reset()
+		return refuse(codeUpstreamError, "Target %s sent a compressed answer that nobody asked for.", t.up.id)
+	}
+	if x.answer.status >= 400 && !t.up.secret.Empty() && bytes.Contains(body, []byte(t.up.secret.Reveal())) {
+		x.drop()
+		x.ctx.Response.Reset()
+		return refuse(codeUpstreamError, "Target %s answered %d with an error that can't be passed on.", t.up.id, x.answer.status)
+	}
+	x.usage, x.metered = dialect.ReadUsage(body)
+	x.finishUpstream()
+	x.ctx.Response.SwapBody(body)
+	x.close("")
+	return nil
+}
+
+// readWhole reads the body into a buffer that the response will own.
+func (x *exchange) readWhole() ([]byte, error) {
+	a, c := &x.answer, x.life.up
+	body := x.ctx.Response.SwapBody(nil)[:0]
+	if a.length >= 0 {
+		if a.length > maxWhole {
+			return nil, errors.New("the answer is too large")
+		}
+		if int64(cap(body)) < a.length {
+			body = make([]byte, 0, a.length)
+		}
+	}
+	var d dechunker
+	for {
+		b := c.buf[c.r:c.w]
+		switch {
+		case a.length >= 0:
+			n := min(int64(len(b)), a.length-int64(len(body)))
+			body = append(body, b[:n]...)
+			c.r += int(n)
+			if int64(len(body)) == a.length {
+				return body, nil
+			}
+		case a.length == chunkedBody:
+			for len(b) > 0 && !d.done() {
+				payload, used, err := d.next(b)
+				if err != nil {
+					return nil, err
+				}
+				body = append(body, payload...)
+				b = b[used:]
+				c.r += used
+			}
+			if d.done() {
+				return body, nil
+			}
+		default:
+			body = append(body, b...)
+			c.r = c.w
+		}
+		if len(body) > maxWhole {
+			return nil, errors.New("the answer is too large")
+		}
+		if err := c.fill(); err != nil {
+			if err == io.EOF && a.length == untilClose && x.aborted() == notAborted {
+				return body, nil
+			}
+			return nil, err
+		}
+		x.life.since.Store(x.s.watcher.clock.Load())
+	}
+}
+
+// finishUpstream gives the connection of an answer that was read to its end back,
+// or closes it.
+func (x *exchange) finishUpstream() {
+	c := x.detach()
+	if c == nil {
+		return
+	}
+	if x.answer.keep && x.aborted() == notAborted {
+		x.target.release(c)
+		return
+	}
+	_ = c.Close()
+}

@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/record"
+)
+
+// Reporter takes what a gateway tells the control plane of itself. Safe for
+// concurrent use.
+type Reporter interface {
+	Report(ctx context.Context, r record.Report) error
+}
+
+const (
+	reportEvery   = 5 * time.Second
+	reportTimeout = 3 * time.Second
+	// maxPending bounds what waits for a control plane that is away; of what does
+	// not fit only the freshest use would be lost.
+	maxPending = 100_000
+	// misplacedEvery is how often one misplaced token is logged and reported.
+	misplacedEvery = time.Minute
+)
+
+// uses notes which tokens were used. A token that was noted within the last
+// second costs one load: slots hold part of the digest and the second.
+type uses struct {
+	slots [1 << 14]atomic.Uint64
+
+	mu      sync.Mutex
+	pending map[string]time.Time
+	lost    bool
+}
+
+func (u *uses) note(x *exchange) {
+	d := &x.entry.Digest
+	second := uint64(x.began.Unix()) & 0xffff
+	mark := binary.LittleEndian.Uint64(d[8:])<<16 | second
+	slot := &u.slots[binary.LittleEndian.Uint16(d[:])&(1<<14-1)]
+	if slot.Load() == mark {
+		return
+	}
+	slot.Store(mark)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.pending == nil {
+		u.pending = make(map[string]time.Time)
+	}
+	if _, known := u.pending[x.entry.ID]; known || len(u.pending) < maxPending {
+		u.pending[x.entry.ID] = x.began
+	}
+}
+
+func (u *uses) take() []record.Use {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.pending) == 0 {
+		return nil
+	}
+	all := make([]record.Use, 0, len(u.pending))
+	for id, at := range u.pending {
+		all = append(all, record.Use{TokenID: id, At: at})
+	}
+	clear(u.pending)
+	return all
+}
+
+// putBack keeps what could not be reported, unless something later is known.
+func (u *uses) putBack(all []record.Use) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, use := range all {
+		if at, ok := u.pending[use.TokenID]; !ok && len(u.pending) < maxPending || ok && use.At.After(at) {
+			if u.pending == nil {
+				u.pending = make(map[string]time.Time)
+			}
+			u.pending[use.TokenID] = use.At
+		}
+	}
+}
+
+// reporter sends reports every 5 s and signs off at the end.
+type reporter struct {
+	s    *Server
+	to   Reporter
+	base record.Report
+	stop chan struct{}
+	done chan struct{}
+
+	mu        sync.Mutex
+	misplaced []record.Misplaced
+	noted     map[string]time.Time // digest → when it was last noted
+}
+
+func newReporter(s *Server, o Options) *reporter {
+	r := &reporter{
+		s: s, to: o.Reporter, noted: make(map[string]time.Time),
+		base: record.Report{Instance: o.Instance, Build: o.Build, MaxStale: o.Config.ControlPlane.MaxStale},
+		stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	if r.to == nil {
+		close(r.done)
+		return r
+	}
+	go r.run()
+	return r
+}
+
+// close sends the last report, which signs the instance off.
+func (r *reporter) close() {
+	close(r.stop)
+	<-r.done
+}
+
+func (r *reporter) run() {
+	defer close(r.done)
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	r.send(false)
+	for {
+		select {
+		case <-tick.C:
+			r.send(false)
+		case <-r.stop:
+			r.send(true)
+			return
+		}
+	}
+}
+
+func (r *reporter) send(signOff bool) {
+	report := r.base
+	report.SignOff = signOff
+	report.LastUsed = r.s.used.take()
+	r.mu.Lock()
+	report.Misplaced, r.misplaced = r.misplaced, nil
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
+	defer cancel()
+	if err := r.to.Report(ctx, report); err != nil {
+		r.s.log.Debug("report to the control plane", zap.Error(err))
+		r.s.used.putBack(report.LastUsed)
+		r.mu.Lock()
+		if len(r.misplaced)+len(report.Misplaced) < 1000 {
+			r.misplaced = append(r.misplaced, report.Misplaced...)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// noteMisplaced logs and reports a runtime token met on the data plane, once a
+// minute a token: whoever holds it may be a loop.
+func (s *Server) noteMisplaced(x *exchange) {
+	digest := x.entry.Digest.String()
+	r := s.reporter
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at, ok := r.noted[digest]; ok && x.began.Sub(at) < misplacedEvery {
+		return
+	}
+	if len(r.noted) > 10_000 {
+		clear(r.noted)
+	}
+	r.noted[digest] = x.began
+	client := ""
+	if x.client != nil {
+		client = x.client.remote
+	}
+	s.log.Warn("misplaced credential: a gateway's runtime token was used on the data plane; rotate it",
+		zap.String("token_id", x.entry.ID), zap.String("client", client), zap.String("request_id", string(x.id[:])))
+	if r.to != nil && len(r.misplaced) < 1000 {
+		r.misplaced = append(r.misplaced, record.Misplaced{Digest: digest, Client: client, At: x.began})
+	}
+}

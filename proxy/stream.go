@@ -1,0 +1,245 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/keeptrusts/gateway/proxy/dialect"
+)
+
+// errCut ends a stream that must not look whole: fasthttp closes the connection
+// without the last chunk.
+var errCut = errors.New("stream cut")
+
+// stream passes an upstream's events to the client. It is the body of the
+// response, so fasthttp calls WriteTo after the handler has returned, and Close
+// and CloseWithError, both, at the end.
+type stream struct {
+	x      *exchange
+	chunks dechunker
+	left   int64  // of a body with a length
+	out    []byte // frameRoom bytes, then what goes on to the client
+	first  bool   // out holds what came with the head
+	ended  bool   // the upstream's body was read to its end
+	closed bool
+}
+
+// startStream takes what came with the head and hands the rest to fasthttp.
+func (x *exchange) startStream() error {
+	s := &x.stream
+	s.x, s.left = x, x.answer.length
+	x.rec.Stream = true
+	if err := s.take(); err != nil {
+		return x.upstreamFault(err)
+	}
+	s.first = len(s.out) > frameRoom
+	h := &x.ctx.Response.Header
+	h.SetCanonical(headCacheControl, valueNoCache)
+	if !x.ctx.Request.Header.IsHTTP11() {
+		return s.hijack()
+	}
+	// Where bytes came with the head one write carries both.
+	x.ctx.Response.ImmediateHeaderFlush = !s.first && !s.ended
+	x.ctx.Response.SetBodyStream(s, -1)
+	return nil
+}
+
+var (
+	headCacheControl = []byte("Cache-Control")
+	valueNoCache     = []byte("no-cache")
+)
+
+// SupportsBodyWriteTo lets fasthttp use WriteTo.
+func (s *stream) SupportsBodyWriteTo() bool { return true }
+
+// Read exists for io.Reader; fasthttp uses WriteTo.
+func (s *stream) Read([]byte) (int, error) { return 0, errCut }
+
+// WriteTo passes the stream on. The first bytes go through w, behind the head
+// that it still holds; what follows is framed here and written straight to the
+// connection: one read from the upstream, one write to the client.
+func (s *stream) WriteTo(w io.Writer) (n int64, err error) {
+	defer func() {
+		if v := recover(); v != nil { // fasthttp recovers too, but keeps no books
+			s.x.s.panicked(s.x, v)
+			err = errCut
+		}
+	}()
+	x := s.x
+	if s.first {
+		x.enter(writesClient)
+		if _, err := w.Write(s.out[frameRoom:]); err != nil {
+			return 0, s.clientGone()
+		}
+	}
+	return 0, s.pump(func() error {
+		_, err := x.client.Write(frame(s.out))
+		return err
+	})
+}
+
+// pump reads and writes until the upstream's body ends.
+func (s *stream) pump(write func() error) error {
+	x := s.x
+	for !s.ended {
+		x.enter(awaitsBody)
+		if err := x.life.up.fill(); err != nil {
+			if err == io.EOF && x.answer.length == untilClose && x.aborted() == notAborted {
+				s.ended = true
+				s.out = append(s.room(), x.meter.End()...)
+			} else {
+				return s.cut(write)
+			}
+		} else if err := s.take(); err != nil {
+			return s.cut(write)
+		}
+		if len(s.out) > frameRoom {
+			x.enter(writesClient)
+			if err := write(); err != nil {
+				return s.clientGone()
+			}
+		}
+	}
+	x.finishUpstream()
+	return nil
+}
+
+func (s *stream) room() []byte {
+	if cap(s.out) < frameRoom {
+		s.out = make([]byte, frameRoom, 4<<10)
+	}
+	return s.out[:frameRoom]
+}
+
+// take runs what lies in the connection's buffer through the meter into out.
+func (s *stream) take() error {
+	x := s.x
+	c := x.life.up
+	s.out = s.room()
+	b := c.buf[c.r:c.w]
+	switch x.answer.length {
+	case chunkedBody:
+		for len(b) > 0 && !s.chunks.done() {
+			payload, used, err := s.chunks.next(b)
+			if err != nil {
+				return err
+			}
+			if len(payload) > 0 {
+				s.out = append(s.out, x.meter.Next(payload)...)
+			}
+			b = b[used:]
+			c.r += used
+		}
+		s.ended = s.chunks.done()
+	case untilClose:
+		s.out = append(s.out, x.meter.Next(b)...)
+		c.r = c.w
+	default:
+		n := min(int64(len(b)), s.left)
+		if n > 0 {
+			s.out = append(s.out, x.meter.Next(b[:n])...)
+		}
+		c.r += int(n)
+		s.left -= n
+		s.ended = s.left == 0
+	}
+	if s.ended {
+		s.out = append(s.out, x.meter.End()...)
+	}
+	if x.rec.FirstByte == 0 && len(s.out) > frameRoom {
+		x.rec.FirstByte = time.Since(x.began)
+	}
+	return nil
+}
+
+// cut ends a stream that did not end by itself: an error event where one can
+// stand, and no clean end.
+func (s *stream) cut(write func() error) error {
+	x := s.x
+	code, message := codeUpstreamError, "The provider broke off before its answer was whole."
+	switch x.aborted() {
+	case clientLeft:
+		return s.clientGone()
+	case upstreamIdle, firstByteLate:
+		code, message = codeUpstreamTimeout, "The provider fell silent before its answer was whole."
+	case drained:
+		code, message = codeDraining, "The gateway is shutting down; send the request again."
+	}
+	x.rec.Code = code
+	if x.meter.Boundary() {
+		r := rowByCode[code]
+		s.out = dialect.AppendErrorEvent(s.room(), dialect.AppendError(nil, dialect.Error{
+			Message: message, Type: r.kind, Code: code,
+		}), x.requestID())
+		x.enter(writesClient)
+		if err := write(); err != nil {
+			return s.clientGone()
+		}
+	}
+	return errCut
+}
+
+func (s *stream) clientGone() error {
+	s.x.rec.Code = codeClientLeft
+	return errCut
+}
+
+// codeClientLeft stands in the log only: nobody is left to be told.
+const codeClientLeft = "client_closed_request"
+
+// Close keeps the books, once.
+func (s *stream) Close() error {
+	if s.closed || s.x == nil {
+		return nil
+	}
+	s.closed = true
+	x := s.x
+	x.drop()
+	x.close(x.rec.Code)
+	return nil
+}
+
+// CloseWithError is called beside Close.
+func (s *stream) CloseWithError(error) error { return s.Close() }
+
+// hijack serves an HTTP/1.0 client, which knows no chunks: its body ends with the
+// connection (RFC 9112 §6.1).
+func (s *stream) hijack() error {
+	x := s.x
+	head := append([]byte("HTTP/1.1 "), strconv.Itoa(x.answer.status)...)
+	head = append(head, " OK\r\nConnection: close\r\n"...)
+	for k, v := range x.ctx.Response.Header.All() {
+		if str(k) != "Content-Length" && str(k) != "Connection" && str(k) != "Transfer-Encoding" {
+			head = append(append(append(append(head, k...), ": "...), v...), '\r', '\n')
+		}
+	}
+	head = append(head, '\r', '\n')
+	first := s.first
+	x.ctx.HijackSetNoResponse(true)
+	x.ctx.Hijack(func(c net.Conn) {
+		defer func() { _ = s.Close() }()
+		defer func() {
+			if v := recover(); v != nil {
+				x.s.panicked(x, v)
+			}
+		}()
+		w := bufio.NewWriter(c)
+		_, _ = w.Write(head)
+		if first {
+			_, _ = w.Write(s.out[frameRoom:])
+		}
+		if w.Flush() != nil {
+			_ = s.clientGone()
+			return
+		}
+		_ = s.pump(func() error {
+			_, err := c.Write(s.out[frameRoom:])
+			return err
+		})
+	})
+	return nil
+}

@@ -1,0 +1,223 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"reflect"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/keeptrusts/gateway/config"
+	"github.com/keeptrusts/gateway/token"
+)
+
+const (
+	dialTimeout     = 10 * time.Second
+	maxIdleConns    = 1024             // a target
+	maxIdleAge      = 90 * time.Second // providers close theirs at about 60 to 120 s
+	trustedIdle     = 100 * time.Millisecond
+	upstreamBuffer  = 16 << 10
+	maxUpstreamHead = 64 << 10
+	maxInterim      = 10 // 1xx answers before the one that counts
+)
+
+var (
+	errUpstreamHead   = errors.New("the upstream's answer has a malformed head")
+	errUpstreamClosed = errors.New("the upstream closed the connection before it answered")
+)
+
+// upstream is one target, ready to be called: its address, its credential, and
+// the connections that lie idle. Safe for concurrent use.
+type upstream struct {
+	id          string
+	idBytes     []byte
+	address     string // host:port to dial
+	host        string // the Host header
+	path        string // of the base URL, without a trailing slash
+	secret      token.Secret
+	headers     string // configured ones, as header lines
+	tls         *tls.Config
+	streamUsage bool
+	source      config.Target // what it was made from; a reload with the same keeps the connections
+
+	mu      sync.Mutex
+	idle    []*upstreamConn // the last used is last
+	retired bool
+}
+
+// newUpstream compiles a target. It resolves the secret now.
+func newUpstream(t *config.Target) (*upstream, error) {
+	u, err := url.Parse(t.BaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("target %s: base_url: %w", t.ID, err)
+	}
+	up := &upstream{
+		id: t.ID, idBytes: []byte(t.ID), host: u.Host, path: strings.TrimSuffix(u.EscapedPath(), "/"),
+		streamUsage: t.StreamUsage, source: *t,
+	}
+	port := u.Port()
+	if u.Scheme == "https" {
+		up.tls = &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+		if port == "" {
+			port = "443"
+		}
+	} else if port == "" {
+		port = "80"
+	}
+	up.address = net.JoinHostPort(u.Hostname(), port)
+	if t.Secret != nil {
+		s, err := t.Secret.Resolve()
+		if err != nil {
+			return nil, fmt.Errorf("target %s: %w", t.ID, err)
+		}
+		up.secret = token.NewSecret(s)
+	}
+	var h strings.Builder
+	for k, v := range t.Headers {
+		h.WriteString(k + ": " + v + "\r\n")
+	}
+	up.headers = h.String()
+	return up, nil
+}
+
+// upstreamConn is a connection to a target and what was read from it and not yet
+// used. It belongs to one exchange at a time.
+type upstreamConn struct {
+	net.Conn
+	raw  syscall.RawConn
+	buf  []byte // buf[r:w] is unread
+	r, w int
+	idle time.Time // since when it lies idle
+}
+
+// acquire returns a live connection: an idle one, known alive, or a new one. A
+// POST is never sent twice, so a connection that died in the pool must be found
+// out before the request is written.
+func (u *upstream) acquire(ctx context.Context) (*upstreamConn, error) {
+	for {
+		u.mu.Lock()
+		n := len(u.idle)
+		if n == 0 {
+			u.mu.Unlock()
+			return u.dial(ctx)
+		}
+		c := u.idle[n-1]
+		u.idle[n-1] = nil
+		u.idle = u.idle[:n-1]
+		u.mu.Unlock()
+		if age := time.Since(c.idle); age < trustedIdle || age < maxIdleAge && c.alive() {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+}
+
+func (u *upstream) dial(ctx context.Context) (*upstreamConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "tcp", u.address)
+	if err != nil {
+		return nil, err
+	}
+	c := &upstreamConn{Conn: nc, buf: make([]byte, upstreamBuffer)}
+	if t, ok := nc.(*net.TCPConn); ok {
+		c.raw, _ = t.SyscallConn()
+	}
+	if u.tls != nil {
+		tc := tls.Client(nc, u.tls)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = nc.Close()
+			return nil, err
+		}
+		c.Conn = tc
+	}
+	return c, nil
+}
+
+// same says whether a target stayed what it was over a reload.
+func (u *upstream) same(v *upstream) bool {
+	return u.secret.Digest() == v.secret.Digest() && reflect.DeepEqual(u.source, v.source)
+}
+
+// release gives back a connection whose answer was read to its end.
+func (u *upstream) release(c *upstreamConn) {
+	if c.r != c.w { // bytes that nobody asked for
+		_ = c.Close()
+		return
+	}
+	c.r, c.w, c.idle = 0, 0, time.Now()
+	if cap(c.buf) > upstreamBuffer {
+		c.buf = make([]byte, upstreamBuffer)
+	}
+	u.mu.Lock()
+	if u.retired || len(u.idle) >= maxIdleConns {
+		u.mu.Unlock()
+		_ = c.Close()
+		return
+	}
+	u.idle = append(u.idle, c)
+	u.mu.Unlock()
+}
+
+// retire closes what lies idle and what will be given back.
+func (u *upstream) retire() {
+	u.mu.Lock()
+	idle := u.idle
+	u.idle, u.retired = nil, true
+	u.mu.Unlock()
+	for _, c := range idle {
+		_ = c.Close()
+	}
+}
+
+// alive looks whether the peer has closed, or sent what it should not have.
+func (c *upstreamConn) alive() bool {
+	if c.raw == nil {
+		return false
+	}
+	ok := false
+	err := c.raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		ok = err == syscall.EAGAIN
+		return true
+	})
+	return err == nil && ok
+}
+
+// fill reads once more from the upstream into the buffer.
+func (c *upstreamConn) fill() error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+	if c.w == len(c.buf) {
+		if c.r > 0 {
+			c.w = copy(c.buf, c.buf[c.r:c.w])
+			c.r = 0
+		} else {
+			if len(c.buf) >= maxUpstreamHead {
+				return errUpstreamHead
+			}
+			b := make([]byte, 2*len(c.buf))
+			copy(b, c.buf)
+			c.buf = b
+		}
+	}
+	n, err := c.Read(c.buf[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
