@@ -16,8 +16,10 @@ func BenchmarkDecide(b *testing.B) {
 	r := newRandom(1, 0)
 	policies := make([]*Policy, benchProfiles)
 	for i := range policies {
-		policies[i] = Compile(grant(General, team("platform"), gateway("gw_local"), until(1),
-			models(fmt.Sprintf("team-%d-*", i%100), "gpt-5.4-*", "!gpt-5.4-pro"), providers("openai", "azure-*")))
+		p := grant(General, team("platform"), gateway("gw_local"), until(1),
+			models(fmt.Sprintf("team-%d-*", i%100), "gpt-5.4-*", "!gpt-5.4-pro"), providers("openai", "azure-*"))
+		own := r.wire(p, false) // strings of its own, as a control plane's answer gives them
+		policies[i] = Compile(&own)
 	}
 	order := r.Perm(benchProfiles)
 	request := ask()

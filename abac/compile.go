@@ -2,6 +2,7 @@ package abac
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,18 +15,20 @@ const notEnforced = "not enforced by this version"
 // Policy is a profile made ready to decide. It is immutable and safe for
 // concurrent use. The zero Policy and a nil one deny.
 type Policy struct {
-	// In the order in which the checks read them.
-	usable    bool // no problem
-	timed     bool // not_before or expires_at is set
-	status    Status
-	purpose   Purpose
-	notBefore time.Time // leeway taken off; zero: none
-	expires   time.Time // zero: none
+	// In the order in which the checks read them, and with every string that they
+	// compare in one piece of memory, every pattern in another: of many policies
+	// few are in the processor's caches.
+	standing  Reason // Allowed, TokenRevoked or ProfileInvalid
+	dataPlane bool   // the purpose may use it
+	timed     bool   // not_before or expires_at is set
+	expiring  bool   // expires_at is
 	org       string
 	gateway   string // "": any, since an empty binding is refused
 	team      string // "": none, likewise
 	models    filter
 	providers filter
+	notBefore time.Time // leeway taken off; zero: none
+	expires   time.Time
 
 	problem string
 	profile Profile
@@ -40,29 +43,64 @@ func Compile(p *Profile) *Policy {
 		return &Policy{problem: "no profile"}
 	}
 	c := &Policy{
-		status:  p.Status,
-		purpose: p.Purpose,
-		org:     p.OrgID,
-		problem: problem(p),
-		profile: clone(p),
+		dataPlane: p.Purpose == General || p.Purpose == Integration,
+		problem:   problem(p),
+		profile:   clone(p),
 	}
+	switch {
+	case c.problem != "":
+		c.standing = ProfileInvalid
+	case p.Status == Active:
+		c.standing = Allowed
+	default:
+		c.standing = TokenRevoked
+	}
+	if t := p.NotBefore; t != nil {
+		c.notBefore, c.timed = t.Add(-notBeforeLeeway), true
+	}
+	if t := p.ExpiresAt; t != nil {
+		c.expires, c.timed, c.expiring = *t, true, true
+	}
+
 	b := &c.profile.Bindings
+	gather(&c.profile)
+	c.org = c.profile.OrgID
 	if b.GatewayID != nil {
 		c.gateway = *b.GatewayID
 	}
 	if b.TeamID != nil {
 		c.team = *b.TeamID
 	}
-	if t := p.NotBefore; t != nil {
-		c.notBefore, c.timed = t.Add(-notBeforeLeeway), true
-	}
-	if t := p.ExpiresAt; t != nil {
-		c.expires, c.timed = *t, true
-	}
-	c.models = compileFilter(b.Models, p.Purpose == General)
-	c.providers = compileFilter(b.Providers, p.Purpose == General)
-	c.usable = c.problem == ""
+	room := make([]Pattern, 0, len(b.Models)+len(b.Providers))
+	c.models, room = compileFilter(b.Models, p.Purpose == General, room)
+	c.providers, _ = compileFilter(b.Providers, p.Purpose == General, room)
 	return c
+}
+
+// gather moves the strings that decisions compare into one.
+func gather(p *Profile) {
+	b := &p.Bindings
+	list := []*string{&p.OrgID}
+	if b.GatewayID != nil {
+		list = append(list, b.GatewayID)
+	}
+	if b.TeamID != nil {
+		list = append(list, b.TeamID)
+	}
+	for i := range b.Models {
+		list = append(list, &b.Models[i])
+	}
+	for i := range b.Providers {
+		list = append(list, &b.Providers[i])
+	}
+	var all strings.Builder
+	for _, s := range list {
+		all.WriteString(*s)
+	}
+	rest := all.String()
+	for _, s := range list {
+		*s, rest = rest[:len(*s)], rest[len(*s):]
+	}
 }
 
 // Profile returns the profile that the policy was compiled from: the policy's own

@@ -55,17 +55,14 @@ func Identify(p *Policy, r *Request) Decision {
 
 // profileReason is check 1.
 func (p *Policy) profileReason(r *Request) Reason {
-	switch {
-	case !p.usable:
-		return ProfileInvalid
-	case p.status != Active:
-		return TokenRevoked
+	if p.standing != Allowed {
+		return p.standing
 	}
 	if p.timed {
 		if r.Now.Before(p.notBefore) {
 			return TokenNotYetValid
 		}
-		if p.profile.ExpiresAt != nil && !r.Now.Before(p.expires) {
+		if p.expiring && !r.Now.Before(p.expires) {
 			return TokenExpired
 		}
 	}
@@ -80,7 +77,7 @@ func (p *Policy) purposeReason(r *Request) Reason {
 	switch r.Action {
 	case Execute, List, Self:
 		// A runtime token has no business on the data plane, whatever it asks.
-		if p.purpose == General || p.purpose == Integration {
+		if p.dataPlane {
 			return Allowed
 		}
 	}

@@ -38,7 +38,7 @@ func Explain(p *Policy, r *Request) ([]Check, Decision) {
 		unenforced("rate_limits", b.RateLimits != nil))
 
 	// Without a meaning for the whole profile none of its bindings has one.
-	if !p.usable && !strings.HasSuffix(p.problem, notEnforced) {
+	if p.problem != "" && !strings.HasSuffix(p.problem, notEnforced) {
 		for i := range checks[1:] {
 			checks[i+1] = skipped(checks[i+1].Name, "the profile is not valid")
 		}
@@ -62,7 +62,7 @@ func (p *Policy) explainModel(r *Request) []Check {
 	}
 	models := Check{
 		Name:      "models",
-		Detail:    filterDetail(&p.models, p.profile.Bindings.Models, p.purpose, r.Model),
+		Detail:    filterDetail(&p.models, p.profile.Bindings.Models, p.profile.Purpose, r.Model),
 		OK:        p.models.allows(r.Model),
 		Evaluated: true,
 	}
@@ -118,10 +118,10 @@ func (p *Policy) explainTargets(r *Request) []Check {
 }
 
 func (p *Policy) profileDetail(r *Request) string {
-	if !p.usable {
+	if p.problem != "" {
 		return p.problem
 	}
-	parts := []string{string(p.status)}
+	parts := []string{string(p.profile.Status)}
 	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 	if t := p.profile.NotBefore; t != nil {
 		if r.Now.Before(p.notBefore) {
@@ -149,9 +149,9 @@ func (p *Policy) profileDetail(r *Request) string {
 
 func (p *Policy) purposeDetail(r *Request) string {
 	if p.purposeReason(r) == Allowed {
-		return fmt.Sprintf("%s may %s", p.purpose, r.Action)
+		return fmt.Sprintf("%s may %s", p.profile.Purpose, r.Action)
 	}
-	if p.purpose == GatewayRuntime {
+	if p.profile.Purpose == GatewayRuntime {
 		return "gateway_runtime identifies a gateway to the control plane; it may not use the data plane"
 	}
 	return r.Action.String() + " is allowed to nobody"
@@ -201,7 +201,7 @@ func (p *Policy) excludedRule() string {
 func (p *Policy) providersRule() string {
 	list := p.profile.Bindings.Providers
 	if list == nil {
-		return absentText(p.purpose)
+		return absentText(p.profile.Purpose)
 	}
 	return filterText(list)
 }

@@ -100,7 +100,7 @@ func copied(p *Profile) Profile {
 }
 
 func TestLaws(t *testing.T) {
-	const profiles, requests = 3000, 10
+	const profiles, requests = 1500, 10
 	for _, seed := range seeds(t) {
 		for n, l := range laws {
 			t.Run(l.name, func(t *testing.T) {

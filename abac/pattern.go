@@ -104,24 +104,23 @@ type filter struct {
 	excludes []Pattern
 }
 
-// compileFilter leaves out the patterns that do not parse: Compile has refused
-// the whole profile for them by then.
-func compileFilter(list []string, absentGrants bool) filter {
+// compileFilter puts the list's patterns into room, which has the capacity for
+// them, and returns what is left of it. It leaves out those that do not parse:
+// Compile has refused the whole profile for them by then.
+func compileFilter(list []string, absentGrants bool, room []Pattern) (filter, []Pattern) {
 	if list == nil {
-		return filter{all: absentGrants}
+		return filter{all: absentGrants}, room
 	}
-	var f filter
-	for _, s := range list {
-		p, err := ParsePattern(s)
-		switch {
-		case err != nil:
-		case p.exclude:
-			f.excludes = append(f.excludes, p)
-		default:
-			f.grants = append(f.grants, p)
+	some := func(exclude bool) []Pattern {
+		first := len(room)
+		for _, s := range list {
+			if p, err := ParsePattern(s); err == nil && p.exclude == exclude {
+				room = append(room, p)
+			}
 		}
+		return room[first:len(room):len(room)]
 	}
-	return f
+	return filter{grants: some(false), excludes: some(true)}, room
 }
 
 func (f *filter) allows(s string) bool {
