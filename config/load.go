@@ -65,8 +65,8 @@ func (r *reader) document(src []byte) *yaml.Node {
 		r.add(1, "", "opens with a byte-order mark: save the file as UTF-8 without it")
 		return nil
 	}
-	if at := invalidUTF8(src); at >= 0 {
-		r.add(1+bytes.Count(src[:at], []byte("\n")), "", "not UTF-8")
+	if at, what := unreadable(src); at >= 0 {
+		r.add(1+bytes.Count(src[:at], []byte("\n")), "", "%s", what)
 		return nil
 	}
 	var doc, more yaml.Node
@@ -74,14 +74,14 @@ func (r *reader) document(src []byte) *yaml.Node {
 	if err := d.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil
 	} else if err != nil {
-		r.syntax(err)
+		r.syntax(src, err)
 		return nil
 	}
 	if err := d.Decode(&more); err == nil {
 		r.add(more.Line, "", "a second document (after ---): a file holds one")
 		return nil
 	} else if !errors.Is(err, io.EOF) {
-		r.syntax(err)
+		r.syntax(src, err)
 		return nil
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
@@ -91,30 +91,43 @@ func (r *reader) document(src []byte) *yaml.Node {
 }
 
 var (
-	syntaxLine  = regexp.MustCompile(`line (\d+): `)
-	syntaxQuote = regexp.MustCompile(`["'].*["']`)
+	syntaxLine    = regexp.MustCompile(`^line (\d+): `)
+	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+	// The library counts the lines of what its parser says from 0, and those of
+	// its scanner from 1; a first line it leaves out.
+	fromParser = regexp.MustCompile(`^did not find expected (node content|'-' indicator|key|',' or|<)|^found (undefined tag|incompatible|duplicate %)`)
 )
 
 // syntax reports what the YAML library says, without what it quotes from the file.
-func (r *reader) syntax(err error) {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	line := 0
+func (r *reader) syntax(src []byte, err error) {
+	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
 	if m := syntaxLine.FindStringSubmatch(text); m != nil {
 		line, _ = strconv.Atoi(m[1])
-		text = strings.Replace(text, m[0], "", 1)
+		text = strings.TrimPrefix(text, m[0])
+		if fromParser.MatchString(text) {
+			line++
+		}
+	} else if m := unknownAnchor.FindStringSubmatch(text); m != nil {
+		before, _, _ := bytes.Cut(src, []byte("*"+m[1]))
+		line, text = 1+bytes.Count(before, []byte("\n")), "an alias (*) of an anchor (&) that does not stand before it"
 	}
-	r.add(line, "", "not YAML: %s", syntaxQuote.ReplaceAllString(text, "…"))
+	r.add(line, "", "not YAML: %s", text)
 }
 
-func invalidUTF8(b []byte) int {
+// unreadable finds the first byte that no YAML file may have; -1: none.
+func unreadable(b []byte) (at int, what string) {
 	for i := 0; i < len(b); {
 		c, n := utf8.DecodeRune(b[i:])
-		if c == utf8.RuneError && n <= 1 {
-			return i
+		switch {
+		case c == utf8.RuneError && n <= 1:
+			return i, "not UTF-8"
+		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c >= 0x7f && c <= 0x9f && c != 0x85,
+			c == '\ufeff', c == '\ufffe', c == '\uffff':
+			return i, "a control character"
 		}
 		i += n
 	}
-	return -1
+	return -1, ""
 }
 
 // Warnings are what is probably not as meant, in a file that works, and now also

@@ -8,9 +8,8 @@ import (
 
 // Override sets a field, named by its path in the file, from a flag or a variable,
 // which win over the file. A path in value is relative to the process's folder, the
-// database to data_dir. The
-// error reads "field: what is wrong, what is allowed" and does not hold the value.
-// It is for a Config that nobody else reads yet.
+// database to data_dir. The error reads "field: what is wrong, what is allowed" and
+// does not hold the value. It is for a Config that nobody else reads yet.
 func (c *Config) Override(field, value string) error {
 	cp := &c.ControlPlane
 	fields := []struct {

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	maxProblems = 100       // shown of one file
-	maxNodes    = 1_000_000 // read of one file, each alias counted as all it stands for
+	maxProblems = 100     // shown of one file
+	maxNodes    = 250_000 // read of one file, each alias counted as all it stands for
 )
 
 // reader walks a file's nodes and collects what is wrong with them.
@@ -95,7 +95,11 @@ func (r *reader) section(fields ...field) read {
 				for i, f := range fields {
 					names[i] = f.name
 				}
-				r.add(k.Line, join(path, printable(k.Value)), "unknown key%s; allowed: %s", didYouMean(k.Value, names), strings.Join(names, ", "))
+				hint, shown := didYouMean(k.Value, names), k.Value
+				if hint == "" {
+					shown = printable(k.Value)
+				}
+				r.add(k.Line, join(path, shown), "unknown key%s; allowed: %s", hint, strings.Join(names, ", "))
 				return
 			}
 			fields[i].read(v, join(path, k.Value))

@@ -174,6 +174,7 @@ func (r *reader) require(path string, keys ...string) {
 func (r *reader) together(c *Config) {
 	r.listeners(c)
 	r.references(c)
+	r.ownModels(c)
 	cp := &c.ControlPlane
 	if cp.URL != "" {
 		cp.URL = trimURL(cp.URL)
@@ -263,6 +264,24 @@ func (r *reader) references(c *Config) {
 				r.add(r.line(path), path, "the same target and model stand twice")
 			}
 			seen[[2]string{t.ID, upstream}] = true
+		}
+	}
+}
+
+// ownModels bounds the entries that are implied by targets.
+func (r *reader) ownModels(c *Config) {
+	named := make(map[string]bool, len(c.Models))
+	for _, m := range c.Models {
+		named[m.Name] = true
+	}
+	serving := make(map[string]int)
+	for i, t := range c.Targets {
+		if t.Model == "" || named[t.Model] {
+			continue
+		}
+		if serving[t.Model]++; serving[t.Model] > abac.MaxTargets {
+			path := fmt.Sprintf("providers.targets[%d].model", i)
+			r.add(r.line(path), path, "more than %d targets serve this name", abac.MaxTargets)
 		}
 	}
 }

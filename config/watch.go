@@ -81,6 +81,10 @@ func (s sight) config(path string) (*Config, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
+	// Truncated by a writer that stopped there, far more often than meant.
+	if len(bytes.TrimSpace(s.src)) == 0 {
+		return nil, Problems{{File: path, Line: 1, Message: "the file is empty: not taken for a change to the defaults"}}
+	}
 	c, err := Parse(path, s.src)
 	if err != nil {
 		return nil, err

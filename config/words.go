@@ -49,7 +49,7 @@ func durationText(d time.Duration) string {
 	return s
 }
 
-// printable is a key as it may be shown: one that can't be a key of ours may be
+// printable is a key as it may be shown: one that is not like a key of ours may be
 // anything, a secret too.
 func printable(key string) string {
 	if key == "" || len(key) > 32 {
@@ -65,12 +65,17 @@ func printable(key string) string {
 
 // didYouMean is a hint at the nearest of names, or "" when none is near.
 func didYouMean(s string, names []string) string {
-	best, at := len(s)/3+1, ""
+	best, at := max(1, len(s)/3), ""
 	if len(s) > 64 {
 		return ""
 	}
+	s = strings.ToLower(s)
 	for _, n := range names {
-		if d := distance(strings.ToLower(s), n); d <= best && d < len(n) && (at == "" || d < best) {
+		d := distance(s, n)
+		if len(s) >= 4 && (strings.HasPrefix(n, s) || strings.HasPrefix(s, n)) {
+			d = 1
+		}
+		if d <= best && d < len(n) && (at == "" || d < best) {
 			best, at = d, n
 		}
 	}
