@@ -79,7 +79,9 @@ func (b *Bindings) object(path, known string, data []byte, read func(string, jso
 	var seen []string
 	for err == nil && d.More() {
 		if len(seen) == maxInvalid {
-			b.wrong(path, "too many keys")
+			if len(b.Invalid) <= maxInvalid { // said even where the list is full
+				b.Invalid = append(b.Invalid, path+": too many keys")
+			}
 			return
 		}
 		var key json.Token
