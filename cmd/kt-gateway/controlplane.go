@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/config"
+)
+
+const defaultPlaneListen = "127.0.0.1:41004"
+
+func controlPlaneCommand() *command {
+	var database, data, addr, cert, key, level string
+	c := newCommand("control-plane", "", "the control plane alone, for gateways elsewhere")
+	c.long = "It needs KEEPTRUSTS_ADMIN_TOKEN (at least 24 characters), or KEEPTRUSTS_ADMIN_TOKEN_FILE."
+	c.text(&database, "database", "DSN", "", "sqlite:FILE; by default kt-gateway.db in --data")
+	c.text(&data, "data", "DIR", ".", "where the database is when --database does not say")
+	c.text(&addr, "listen", "ADDR", defaultPlaneListen, "by default "+defaultPlaneListen)
+	c.text(&cert, "tls-cert", "FILE", "", "certificate, for https")
+	c.text(&key, "tls-key", "FILE", "", "its key")
+	c.text(&level, "log-level", "LEVEL", "info", "debug, info, warn or error")
+	c.run = func(ctx context.Context, p program) error {
+		if (cert == "") != (key == "") {
+			return misused("--tls-cert and --tls-key go together")
+		}
+		admin, err := adminTokenFromEnv(p.env)
+		if err != nil {
+			return err
+		}
+		if admin.Empty() {
+			return errors.New("no admin token: set KEEPTRUSTS_ADMIN_TOKEN (at least 24 characters), or KEEPTRUSTS_ADMIN_TOKEN_FILE to a file that holds it")
+		}
+		if database == "" {
+			database = "sqlite:" + filepath.Join(data, "kt-gateway.db")
+		}
+		log, err := openLogs(p.stderr, level)
+		if err != nil {
+			return err
+		}
+		defer log.close()
+		return serveControlPlane(ctx, addr, certificate{cert, key}, planeOptions{
+			database: database, admin: admin, legacy: config.Default().LegacyPrefixes, log: log.Logger, registry: newRegistry(),
+		})
+	}
+	return c
+}
+
+// certificate names the files for https; both are empty for http.
+type certificate struct{ cert, key string }
+
+func serveControlPlane(ctx context.Context, addr string, tls certificate, o planeOptions) error {
+	ln, err := listen(addr, "--listen")
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	pl, err := openPlane(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer pl.close()
+	url := baseURL(ln.Addr().String())
+	ended := make(chan error, 1)
+	go func() {
+		if tls.cert != "" {
+			ended <- ignoreClosed(pl.http.ServeTLS(ln, tls.cert, tls.key))
+			return
+		}
+		ended <- pl.serve(ln)
+	}()
+	if tls.cert != "" {
+		url = "https" + url[len("http"):]
+	} else if !loopback(ln.Addr()) {
+		o.log.Warn("listening beyond loopback without TLS: tokens and profiles pass in the clear")
+	}
+	o.log.Info("control plane is listening", zap.String("url", url), zap.Stringer("addr", ln.Addr()), zap.String("database", o.database))
+	select {
+	case <-ctx.Done():
+		o.log.Info("control plane ends")
+		return nil
+	case err := <-ended:
+		return fmt.Errorf("serve on %s: %w", ln.Addr(), err)
+	}
+}
+
+func loopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}

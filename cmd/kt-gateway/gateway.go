@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/config"
+	"github.com/keeptrusts/gateway/proxy"
+	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/tokencache"
+)
+
+// authority is what knows the tokens: a control plane of this process, or one
+// elsewhere. The gateway does not know which it has.
+type authority interface {
+	tokencache.Loader
+	proxy.Reporter
+}
+
+// gateway is the data plane with all that it leans on, each ready made.
+type gateway struct {
+	config     *config.Config
+	path       string                     // the file that is watched
+	override   func(*config.Config) error // puts flags and environment over a file read again
+	authority  authority
+	standing   standing
+	listener   net.Listener // the data plane's
+	operations *operations
+	registry   *prometheus.Registry
+	log        *logs
+	hup        <-chan os.Signal
+	instance   string
+}
+
+// standing is the gateway's own, with its control plane.
+type standing struct {
+	org   func() string // "" until it is known
+	ready func() error
+}
+
+// serve runs the data plane until ctx ends and it has drained, or until it fails.
+// It calls started once requests are answered.
+func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) error {
+	cfg := g.config
+	cache, err := tokencache.New(tokencache.Options{
+		Profiles: cfg.Cache.Profiles, FreshFor: cfg.ControlPlane.FreshFor, MaxStale: cfg.ControlPlane.MaxStale,
+		Loader: g.authority, Now: time.Now, Registerer: g.registry, Log: g.log.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	records, closeRecords, err := openRecords(cfg)
+	if err != nil {
+		return err
+	}
+	defer closeRecords()
+	server, err := proxy.New(proxy.Options{
+		Config: cfg, Records: records, Tokens: cache, Org: g.standing.org, Log: g.log.Logger, Registerer: g.registry,
+		Reporter: g.authority, Instance: g.instance, Build: build(), Ready: g.standing.ready,
+	})
+	if err != nil {
+		return err
+	}
+	g.operations.setReady(server.Readiness)
+
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(g.listener) }()
+	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	watched := make(chan struct{})
+	go func() { defer close(watched); g.watch(watching, server) }()
+	defer func() { stopWatching(); <-watched }()
+
+	g.log.Info("gateway is listening", zap.Stringer("addr", g.listener.Addr()), zap.String("gateway_id", cfg.GatewayID),
+		zap.String("instance", g.instance), zap.String("config", g.path), zap.String("build", build()))
+	if err := started(server); err != nil && ctx.Err() == nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case err := <-ended:
+		return fmt.Errorf("serve on %s: %w", g.listener.Addr(), err)
+	}
+	stopWatching()
+	return g.drain(server, ended)
+}
+
+// drain ends the traffic; the server's last report signs this instance off. Streams cut at limits.drain are no failure:
+// their callers were told.
+func (g *gateway) drain(server *proxy.Server, ended <-chan error) error {
+	l := g.config.Limits
+	g.log.Info("draining", zap.Duration("lame_duck", l.LameDuck), zap.Duration("drain", l.Drain))
+	ctx, cancel := context.WithTimeout(context.Background(), max(l.Drain, l.LameDuck)+5*time.Second)
+	defer cancel()
+	if err := server.Drain(ctx); err != nil {
+		g.log.Warn("not everything ended by itself", zap.Error(err))
+	}
+	select {
+	case err := <-ended:
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			g.log.Warn("the listener ended with an error", zap.Error(err))
+		}
+	case <-ctx.Done():
+	}
+	g.log.Info("ended")
+	return nil
+}
+
+// newInstance names this process among those that share its gateway id.
+func newInstance() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	return "inst_" + hex.EncodeToString(b[:])
+}
+
+// openRecords opens the file of decision records, if there is to be one.
+func openRecords(cfg *config.Config) (sink record.Sink, done func(), err error) {
+	if cfg.Records.Path == "" {
+		return nil, func() {}, nil
+	}
+	f, err := record.OpenFile(cfg.Records.Path, record.Mode(cfg.Records.Mode))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open records.path: %w", err)
+	}
+	return f, func() { _ = f.Close() }, nil
+}

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/controlplane"
+	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/token"
+)
+
+const (
+	identityWait  = 2 * time.Second // how long a start waits for the control plane
+	identityRetry = 2 * time.Second // the longest pause between two tries
+)
+
+var (
+	errStarting      = errors.New("starting")
+	errNotIdentified = errors.New("the control plane has not confirmed this gateway's identity yet")
+)
+
+// remote is what identity asks of a control plane; its client answers over HTTP.
+type remote interface {
+	Whoami(ctx context.Context) (*abac.Profile, error)
+	Load(ctx context.Context, d token.Digest) (*abac.Profile, error)
+	Report(ctx context.Context, r record.Report) error
+}
+
+// identity is this gateway's standing with a control plane elsewhere: nothing is
+// loaded before it is confirmed, and a refusal is seen wherever it comes. Safe
+// for concurrent use.
+type identity struct {
+	remote    remote
+	gatewayID string
+	url       string // for messages
+	tokenFrom string // where the runtime token comes from, for messages
+	maxStale  time.Duration
+	log       *zap.Logger
+	now       func() time.Time
+
+	again chan struct{} // a refusal was met: verify again
+
+	org atomic.Pointer[string] // nil before the identity is confirmed; read at each request
+
+	mu     sync.Mutex
+	err    error // nil: confirmed
+	answer time.Time
+}
+
+// newIdentity takes the fields above the lock, set.
+func newIdentity(i *identity) *identity {
+	i.again = make(chan struct{}, 1)
+	i.err = errNotIdentified
+	return i
+}
+
+// start verifies once. Its error is final; without an answer it returns nil, and
+// keep goes on trying.
+func (i *identity) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, identityWait)
+	defer cancel()
+	err := i.verify(ctx)
+	var refused refusedError
+	if errors.As(err, &refused) {
+		return err
+	}
+	if err != nil {
+		i.log.Warn("the control plane does not answer: not ready until it does", zap.String("url", i.url), zap.Error(err))
+	}
+	return nil
+}
+
+// keep verifies until it is confirmed, and again after a refusal, until ctx ends.
+func (i *identity) keep(ctx context.Context) {
+	pause := 100 * time.Millisecond
+	for {
+		if i.confirmed() == nil {
+			pause = 100 * time.Millisecond
+			select {
+			case <-ctx.Done():
+				return
+			case <-i.again:
+			}
+		}
+		// Jitter: gateways that lost their control plane together must not return together.
+		timer := time.NewTimer(pause/2 + rand.N(pause/2))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		before := i.confirmed()
+		try, cancel := context.WithTimeout(ctx, identityWait)
+		err := i.verify(try)
+		cancel()
+		var refused refusedError
+		switch {
+		case err == nil:
+			i.log.Info("the control plane has confirmed this gateway's identity", zap.String("url", i.url))
+		case errors.As(err, &refused) && (before == nil || before.Error() != err.Error()):
+			i.log.Error("the control plane refuses this gateway's identity: not ready", zap.Error(err))
+		}
+		pause = min(2*pause, identityRetry)
+	}
+}
+
+// verify asks whose token the runtime token is and keeps the answer. Its error is
+// a refusedError when there was an answer.
+func (i *identity) verify(ctx context.Context) error {
+	p, err := i.remote.Whoami(ctx)
+	if err == nil {
+		err = i.check(p)
+	} else {
+		err = i.refusal(err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var refused refusedError
+	if err == nil || errors.As(err, &refused) {
+		i.answer, i.err = i.now(), err
+	}
+	if err == nil {
+		i.org.Store(&p.OrgID)
+	}
+	return err
+}
+
+// refusedError is a final answer: this runtime token does not identify this gateway.
+type refusedError string
+
+func (e refusedError) Error() string { return string(e) }
+
+// check says whether a profile is this gateway's identity.
+func (i *identity) check(p *abac.Profile) error {
+	mint := "mint one with `kt-gateway token create --type gateway --gateway-id " + i.gatewayID + "`"
+	bound := ""
+	if p.Bindings.GatewayID != nil {
+		bound = *p.Bindings.GatewayID
+	}
+	switch {
+	case p.Purpose != abac.GatewayRuntime || p.PrincipalType != abac.PrincipalGatewayRuntime:
+		return i.refuse("is %s, a token of purpose %s, but a gateway identifies itself with one of purpose gateway_runtime: %s", p.ID, p.Purpose, mint)
+	case bound != i.gatewayID:
+		return i.refuse("is %s, which identifies gateway %q, but this is %q: set gateway_id to it, or %s", p.ID, bound, i.gatewayID, mint)
+	case p.Status == abac.Revoked:
+		return i.refuse("is %s, which has been revoked: %s", p.ID, mint)
+	case p.Status != abac.Active:
+		return i.refuse("is %s, which is %s: release it with `kt-gateway token release %s`, or %s", p.ID, p.Status, p.ID, mint)
+	case p.ExpiresAt != nil && !p.ExpiresAt.After(i.now()):
+		return i.refuse("is %s, which expired at %s: %s", p.ID, p.ExpiresAt.UTC().Format(time.RFC3339), mint)
+	}
+	return nil
+}
+
+func (i *identity) refuse(format string, args ...any) error {
+	return refusedError("the runtime token in " + i.tokenFrom + " " + fmt.Sprintf(format, args...))
+}
+
+// refusal makes a refusedError of an answer that refuses the token; other errors
+// stay what they are.
+func (i *identity) refusal(err error) error {
+	var api *controlplane.APIError
+	if !errors.As(err, &api) || api.Status != http.StatusUnauthorized && api.Status != http.StatusForbidden {
+		return err
+	}
+	mint := "mint one with `kt-gateway token create --type gateway --gateway-id " + i.gatewayID + "`"
+	switch api.Code {
+	case "token_expired":
+		return i.refuse("has expired: %s", mint)
+	case "token_revoked":
+		return i.refuse("has been revoked or quarantined: %s", mint)
+	case "token_not_yet_valid":
+		return i.refuse("is not valid yet: wait, or %s", mint)
+	case "purpose_not_allowed":
+		return i.refuse("is of a purpose other than gateway_runtime: %s", mint)
+	case "invalid_api_key":
+		return i.refuse("is not known to the control plane at %s: %s", i.url, mint)
+	}
+	return i.refuse("is refused by the control plane at %s (%s): %s", i.url, api.Code, mint)
+}
+
+// confirmed is nil once the identity is verified.
+func (i *identity) confirmed() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err
+}
+
+// orgID is the gateway's org; "" before the identity is confirmed.
+func (i *identity) orgID() string {
+	if org := i.org.Load(); org != nil {
+		return *org
+	}
+	return ""
+}
+
+// ready is nil while the identity is confirmed and the control plane has
+// answered within max_stale.
+func (i *identity) ready() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err != nil {
+		return i.err
+	}
+	if away := i.now().Sub(i.answer); away > i.maxStale {
+		return fmt.Errorf("the control plane has not answered for %s", away.Round(time.Second))
+	}
+	return nil
+}
+
+// Load asks for a token's profile, once the identity is confirmed.
+func (i *identity) Load(ctx context.Context, d token.Digest) (*abac.Profile, error) {
+	if err := i.confirmed(); err != nil {
+		return nil, err
+	}
+	p, err := i.remote.Load(ctx, d)
+	i.observe(err)
+	return p, err
+}
+
+// Report tells the control plane of this gateway.
+func (i *identity) Report(ctx context.Context, r record.Report) error {
+	err := i.remote.Report(ctx, r)
+	i.observe(err)
+	return err
+}
+
+// observe keeps when the control plane last answered, and whether it refused us.
+func (i *identity) observe(err error) {
+	refused := refusedError("")
+	answered := err == nil || errors.Is(err, token.ErrUnknown)
+	denied := errors.As(i.refusal(err), &refused)
+	if !answered && !denied {
+		return
+	}
+	i.mu.Lock()
+	i.answer = i.now()
+	was := i.err
+	if denied {
+		i.err = refused
+	}
+	i.mu.Unlock()
+	if !denied || was != nil {
+		return
+	}
+	i.log.Error("the control plane refuses this gateway's identity: not ready", zap.Error(refused))
+	select {
+	case i.again <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// garbagePercent trades memory for CPU: the heap is small, and what lives in it
+// is mostly profiles that stay.
+const garbagePercent = 400
+
+// tuneMemory sets the collector for a proxy, unless GOGC and GOMEMLIMIT do.
+func tuneMemory(env func(string) (string, bool)) {
+	if _, ok := env("GOGC"); !ok {
+		debug.SetGCPercent(garbagePercent)
+	}
+	if _, ok := env("GOMEMLIMIT"); ok {
+		return
+	}
+	for _, name := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		// "max", and version 1's nearly 2^63, mean that there is no limit.
+		n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		if err == nil && n > 0 && n < 1<<50 {
+			debug.SetMemoryLimit(n / 10 * 9)
+		}
+		return
+	}
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/controlplane"
+	"github.com/keeptrusts/gateway/controlplane/store"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// planeOptions are what a control plane is made of.
+type planeOptions struct {
+	database string // as store.Open takes it
+	admin    token.Secret
+	legacy   []string
+	log      *zap.Logger
+	registry *prometheus.Registry
+}
+
+// plane is a control plane of this process: its store, its server, its listener.
+type plane struct {
+	store  *store.Store
+	server *controlplane.Server
+	http   *http.Server
+}
+
+func openPlane(ctx context.Context, o planeOptions) (*plane, error) {
+	if strings.HasPrefix(o.database, "postgres://") || strings.HasPrefix(o.database, "postgresql://") {
+		return nil, errors.New("PostgreSQL is not in this version yet: use --database sqlite:FILE")
+	}
+	if !strings.HasPrefix(o.database, "sqlite:") || o.database == "sqlite:" {
+		return nil, misused("--database: it is not like sqlite:FILE")
+	}
+	s, err := store.Open(ctx, o.database)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	server, err := controlplane.New(controlplane.Options{
+		Store: s, AdminToken: o.admin, Log: o.log.Named("control-plane"), Now: time.Now, Registerer: o.registry, LegacyPrefixes: o.legacy,
+	})
+	if err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", server.Handler())
+	mux.Handle("GET /metrics", metricsHandler(o.registry))
+	return &plane{store: s, server: server, http: &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          zap.NewStdLog(o.log),
+	}}, nil
+}
+
+func (p *plane) serve(ln net.Listener) error { return ignoreClosed(p.http.Serve(ln)) }
+
+func (p *plane) close() {
+	shut(p.http)
+	_ = p.store.Close()
+}
+
+// ignoreClosed makes the end that was asked for no error.
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// listen opens a TCP listener; its error names the flag that moves it.
+func listen(addr, flag string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err == nil {
+		return ln, nil
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		_, port, _ := net.SplitHostPort(addr)
+		return nil, fmt.Errorf("port %s (%s) is taken by another program: stop it, or listen elsewhere with %s ADDRESS:PORT (port 0 takes a free one)", port, addr, flag)
+	}
+	return nil, fmt.Errorf("listen on %s (%s): %w", addr, flag, plain(err))
+}
