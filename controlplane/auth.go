@@ -91,8 +91,8 @@ func (s *Server) credential(r *http.Request) (token.Secret, error) {
 		return token.Secret{}, refuse("multiple_credentials", "The request has %d credentials; send exactly one of Authorization, api-key and x-api-key, once.", count)
 	case count == 1 && inQuery:
 		return token.Secret{}, refuse("credential_in_query", "The query holds a token. Take it out of the URL and rotate it: URLs are kept in logs.")
-	case count == 0 || malformed || given == "" || strings.ContainsAny(given, " \t,"):
-		return token.Secret{}, refuse("invalid_api_key", "You didn't provide a credential: send `Authorization: Bearer` with the admin token, or with a gateway's or an integration's token.")
+	case count == 0 || malformed || given == "" || strings.ContainsAny(given, " \t"):
+		return token.Secret{}, refuse("invalid_api_key", "There is no usable credential: send `Authorization: Bearer` with the admin token, or with a gateway's or an integration's token.")
 	}
 	return token.NewSecret(given), nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,13 +57,17 @@ type Server struct {
 	strays  throttle
 }
 
-// New makes a Server. It refuses an admin token shorter than MinAdminToken.
+// New makes a Server. It refuses an admin token shorter than MinAdminToken, or one
+// that no header can carry.
 func New(o Options) (*Server, error) {
 	if o.Store == nil {
 		panic("BUG: control plane without a store")
 	}
 	if n := len(o.AdminToken.Reveal()); n > 0 && n < MinAdminToken {
 		return nil, fmt.Errorf("the admin token has %d characters, it needs at least %d", n, MinAdminToken)
+	}
+	if strings.ContainsFunc(o.AdminToken.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errors.New("the admin token must be printable ASCII without spaces: no header can carry another")
 	}
 	s := &Server{
 		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),

@@ -154,7 +154,10 @@ func mergedBindings(b abac.Bindings, v any) (abac.Bindings, error) {
 	if problem != nil {
 		return b, problem
 	}
-	return bindings(merge(now, change))
+	merged, err := bindings(merge(now, change))
+	// What this version does not understand is a restriction that no patch may lose.
+	merged.Invalid = append(slices.Clone(b.Invalid), merged.Invalid...)
+	return merged, err
 }
 
 func merge(target, change object) object {

@@ -230,7 +230,7 @@ func (s *Server) public(c *call, err error) *problem {
 		return p
 	case errors.Is(err, store.ErrNotFound):
 		return refuse("token_not_found", "There is no token with this id.")
-	case errors.Is(err, context.Canceled) && c.r.Context().Err() != nil:
+	case c.r.Context().Err() != nil:
 		return refuse("invalid_request", "The caller left.")
 	}
 	s.log.Error("request failed", zap.String("request_id", c.id), zap.String("error", scrub(err.Error())))

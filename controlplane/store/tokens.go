@@ -173,20 +173,23 @@ func (t *Tx) Insert(ctx context.Context, n *Token) error {
 
 // Change stores a token's name, status, times and bindings as a change of the
 // kind that event names, and sets its revision. Nothing else of a token can
-// change. ErrNotFound: there is none with this id.
+// change, and bindings that hold something not understood stay as they are stored. ErrNotFound: there is none with this id.
 func (t *Tx) Change(ctx context.Context, n *Token, event string) error {
 	p := &n.Profile
 	bindings, err := json.Marshal(p.Bindings)
 	if err != nil {
 		return fmt.Errorf("change token %s: %w", p.ID, err)
 	}
+	if len(p.Bindings.Invalid) > 0 {
+		bindings = nil // what was not understood would be lost, and with it a restriction
+	}
 	revision, err := t.revision(ctx, p.OrgID, p.ID, event)
 	if err != nil {
 		return err
 	}
 	result, err := t.tx.ExecContext(ctx, `UPDATE tokens SET name = $2, status = $3, revision = $4, not_before = $5,
-		expires_at = $6, bindings = $7, team_id = $8, gateway_id = $9 WHERE id = $1`,
-		p.ID, p.Name, string(p.Status), revision, microsOf(p.NotBefore), microsOf(p.ExpiresAt), string(bindings),
+		expires_at = $6, bindings = COALESCE($7, bindings), team_id = $8, gateway_id = $9 WHERE id = $1`,
+		p.ID, p.Name, string(p.Status), revision, microsOf(p.NotBefore), microsOf(p.ExpiresAt), text(bindings),
 		nullable(p.Bindings.TeamID), nullable(p.Bindings.GatewayID))
 	if err != nil {
 		return fmt.Errorf("change token %s: %w", p.ID, err)
