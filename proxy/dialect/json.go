@@ -10,7 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds nesting: parsers of other languages give up not far above.
+// maxDepth bounds the objects and arrays inside one another, the whole included:
+// parsers of other languages give up not far above.
 const maxDepth = 512
 
 // Problem is what is wrong with a body: a code of the error table, the field that
@@ -71,19 +72,17 @@ func (s *scanner) word(w string) bool {
 	return s.fail("a value is malformed")
 }
 
-// skip passes over one value of any kind.
-func (s *scanner) skip(depth int) bool {
-	if depth > maxDepth {
-		return s.fail("it is nested too deeply")
-	}
+// skip passes over one value of any kind; around is how many objects and arrays
+// it stands in.
+func (s *scanner) skip(around int) bool {
 	switch c := s.next(); {
 	case c == '"':
 		_, _, ok := s.str()
 		return ok
 	case c == '{':
-		return s.skipObject(depth)
+		return s.skipObject(around)
 	case c == '[':
-		return s.skipArray(depth)
+		return s.skipArray(around)
 	case c == 't':
 		return s.word("true")
 	case c == 'f':
@@ -98,7 +97,10 @@ func (s *scanner) skip(depth int) bool {
 	return s.fail("a value is malformed")
 }
 
-func (s *scanner) skipObject(depth int) bool {
+func (s *scanner) skipObject(around int) bool {
+	if around >= maxDepth {
+		return s.fail("it is nested too deeply")
+	}
 	s.i++
 	if s.next() == '}' {
 		s.i++
@@ -111,7 +113,7 @@ func (s *scanner) skipObject(depth int) bool {
 		if _, _, ok := s.str(); !ok {
 			return false
 		}
-		if !s.colon() || !s.skip(depth+1) {
+		if !s.colon() || !s.skip(around+1) {
 			return false
 		}
 		if more, ok := s.comma('}'); !ok || !more {
@@ -120,14 +122,17 @@ func (s *scanner) skipObject(depth int) bool {
 	}
 }
 
-func (s *scanner) skipArray(depth int) bool {
+func (s *scanner) skipArray(around int) bool {
+	if around >= maxDepth {
+		return s.fail("it is nested too deeply")
+	}
 	s.i++
 	if s.next() == ']' {
 		s.i++
 		return true
 	}
 	for {
-		if !s.skip(depth + 1) {
+		if !s.skip(around + 1) {
 			return false
 		}
 		if more, ok := s.comma(']'); !ok || !more {

@@ -64,7 +64,7 @@ func (m *Meter) Next(p []byte) []byte {
 		p = m.held
 	}
 	for len(p) > 0 && !m.passing {
-		n := eventEnd(p, from)
+		n := eventEnd(p, from, from == 0)
 		if n < 0 {
 			break
 		}
@@ -100,7 +100,7 @@ func (m *Meter) hold(p []byte) {
 // pass lets an event that is too large by and returns what follows it.
 func (m *Meter) pass(p []byte) []byte {
 	joined := append(m.tail[:m.tailLen:m.tailLen], p...)
-	n := eventEnd(joined, 0)
+	n := eventEnd(joined, 0, false)
 	if n < 0 {
 		m.out = append(m.out, p...)
 		m.remember(joined)
@@ -130,7 +130,8 @@ var (
 	nullWord  = []byte("null")
 )
 
-// matters says whether there may be a usage to read. `"usage":null` stands in every chunk of a stream that will tell it.
+// matters says whether there may be a usage to read. `"usage":null` stands in
+// every chunk of a stream that will tell it.
 func (m *Meter) matters(p []byte) bool {
 	for rest := p; ; {
 		i := bytes.Index(rest, usageMark)
@@ -139,6 +140,9 @@ func (m *Meter) matters(p []byte) bool {
 		}
 		rest = rest[i+len(usageMark):]
 		v := bytes.TrimLeft(rest, " \t")
+		if len(v) > 0 && (v[0] == '\n' || v[0] == '\r') {
+			return true // the colon may stand in the next line
+		}
 		if len(v) == 0 || v[0] != ':' {
 			continue
 		}
@@ -151,12 +155,11 @@ func (m *Meter) matters(p []byte) bool {
 
 // read takes what an event tells; only says that it brings usage and nothing else.
 func (m *Meter) read(e []byte) (only bool) {
-	u, known, noChoices := readUsage(eventData(e))
-	if !known {
-		return false
+	u, known, only := readUsage(eventData(e))
+	if known {
+		m.usage, m.known = u, true
 	}
-	m.usage, m.known = u, true
-	return noChoices
+	return only
 }
 
 // eventData joins the data lines of an event. One line is not copied.
@@ -176,11 +179,14 @@ func eventData(e []byte) []byte {
 			continue
 		}
 		value = bytes.TrimPrefix(value, []byte(" "))
-		if lines++; lines == 1 {
+		switch lines++; lines {
+		case 1:
 			data = value
-		} else {
-			data = append(append(data[:len(data):len(data)], '\n'), value...)
+			continue
+		case 2:
+			data = data[:len(data):len(data)] // it lies in the event: append to a copy
 		}
+		data = append(append(data, '\n'), value...)
 	}
 	return data
 }
@@ -192,10 +198,10 @@ func endsEvent(p []byte) bool {
 }
 
 // eventEnd looks from i on and returns where the first event of p ends, behind its
-// empty line; -1: not in p. Lines end in LF, CRLF or CR. A CR that is the last byte may be half of
-// a CRLF: it is waited for.
-func eventEnd(p []byte, i int) int {
-	empty := false // the line before ended right here
+// empty line; -1: not in p. empty: a line begins at i, so an empty one is an event
+// of its own. Lines end in LF, CRLF or CR. A CR that is the last byte may be half
+// of a CRLF: it is waited for.
+func eventEnd(p []byte, i int, empty bool) int {
 	for i < len(p) {
 		n := 1
 		switch p[i] {

@@ -17,8 +17,8 @@ func (u Usage) InputTotal() int64 { return u.Input + u.CachedInput + u.CacheWrit
 // OutputTotal is the output as the provider counts it.
 func (u Usage) OutputTotal() int64 { return u.Output + u.Reasoning + u.AudioOutput }
 
-// maxTokens bounds a count that is believed: sums of several stay far from an
-// int64's end.
+// maxTokens is the largest count that is believed: sums of several stay far from
+// an int64's end.
 const maxTokens = 1 << 50
 
 // ReadUsage reads the usage of a whole chat.completion
@@ -29,9 +29,9 @@ func ReadUsage(body []byte) (Usage, bool) {
 	return u, known
 }
 
-// readUsage also says whether choices is there and empty: the mark of the chunk
-// that brings only usage.
-func readUsage(body []byte) (u Usage, known, noChoices bool) {
+// readUsage also says whether there is usage, believed or not, and choices is
+// there and empty: the mark of the chunk that brings only usage.
+func readUsage(body []byte) (u Usage, known, only bool) {
 	s := scanner{b: body}
 	if s.next() != '{' {
 		return Usage{}, false, false
@@ -40,6 +40,7 @@ func readUsage(body []byte) (u Usage, known, noChoices bool) {
 	if s.next() == '}' {
 		return Usage{}, false, false
 	}
+	told, noChoices := false, false
 	for {
 		key, ok := plainKey(&s)
 		if !ok {
@@ -48,7 +49,7 @@ func readUsage(body []byte) (u Usage, known, noChoices bool) {
 		switch {
 		case key == "usage" && s.next() == '{':
 			u, known = readCounts(&s)
-			ok = s.fault == ""
+			told, ok = true, s.fault == ""
 		case key == "choices" && s.next() == '[':
 			from := s.i
 			ok = s.skip(1)
@@ -65,7 +66,7 @@ func readUsage(body []byte) (u Usage, known, noChoices bool) {
 			return Usage{}, false, false
 		}
 		if !more {
-			return u, known, noChoices
+			return u, known, told && noChoices
 		}
 	}
 }
@@ -118,7 +119,7 @@ type counts struct {
 
 func readCounts(s *scanner) (Usage, bool) {
 	var c counts
-	c.object(s, 1, "")
+	c.object(s, 2, "")
 	if s.fault != "" || c.lost || !c.hasPrompt && !c.hasCompletion {
 		return Usage{}, false
 	}
@@ -142,8 +143,9 @@ func part(left *int64, n int64) int64 {
 	return n
 }
 
-// object reads the members of usage, or of one of its details.
-func (c *counts) object(s *scanner, depth int, in string) {
+// object reads the members of usage, or of one of its details; around is how many
+// objects they stand in.
+func (c *counts) object(s *scanner, around int, in string) {
 	s.i++
 	if s.next() == '}' {
 		s.i++
@@ -156,13 +158,11 @@ func (c *counts) object(s *scanner, depth int, in string) {
 			return
 		}
 		if s.next() == '{' && in == "" && (key == "prompt_tokens_details" || key == "completion_tokens_details") {
-			c.object(s, depth+1, key)
+			c.object(s, around+1, key)
 		} else if to := c.field(in, key); to != nil {
-			c.number(s, to, depth)
-			c.hasPrompt = c.hasPrompt || to == &c.prompt
-			c.hasCompletion = c.hasCompletion || to == &c.completion
+			c.number(s, to, around)
 		} else {
-			s.skip(depth + 1)
+			s.skip(around)
 		}
 		if s.fault != "" {
 			return
@@ -202,25 +202,29 @@ func (c *counts) field(in, key string) *int64 {
 	return nil
 }
 
-// number reads a count: an integer of at least 0; null is 0. Anything else makes
-// the usage one that can't be believed.
-func (c *counts) number(s *scanner, to *int64, depth int) {
-	from := s.i
-	if s.b[from] == 'n' {
+// number reads a count: an integer of at least 0; null is as if it were not there.
+// Anything else makes the usage one that can't be believed.
+func (c *counts) number(s *scanner, to *int64, around int) {
+	if s.next() == 'n' {
 		s.word("null")
-		*to = 0
 		return
 	}
-	if !s.skip(depth + 1) {
+	from := s.i
+	if !s.skip(around) {
 		return
 	}
 	n := int64(0)
 	for _, d := range s.b[from:s.i] {
-		if d < '0' || d > '9' || n > maxTokens {
+		if d < '0' || d > '9' {
 			c.lost = true
 			return
 		}
-		n = n*10 + int64(d-'0')
+		if n = n*10 + int64(d-'0'); n > maxTokens {
+			c.lost = true
+			return
+		}
 	}
 	*to = n
+	c.hasPrompt = c.hasPrompt || to == &c.prompt
+	c.hasCompletion = c.hasCompletion || to == &c.completion
 }
