@@ -203,7 +203,7 @@ func TestOneProbeASecondWhileAway(t *testing.T) {
 		}
 		p.on(nil)
 		back := took(func() {
-			for c.Away() {
+			for i := 0; c.Away() && i < 500; i++ {
 				_, _ = c.Get(t.Context(), dig(1))
 				time.Sleep(10 * time.Millisecond)
 			}

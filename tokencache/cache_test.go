@@ -75,6 +75,18 @@ func hang(ctx context.Context, _ token.Digest) error {
 	return ctx.Err()
 }
 
+// held keeps asks waiting until release is closed.
+func held(release chan struct{}) func(context.Context, token.Digest) error {
+	return func(ctx context.Context, _ token.Digest) error {
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // dig is the digest of the n-th token; no two share a word of it.
 func dig(n int) token.Digest {
 	return token.Sum(binary.BigEndian.AppendUint64(nil, uint64(n)))

@@ -200,7 +200,7 @@ func (c *Cache) answer(ctx context.Context, f *flight) (*Entry, error) {
 	case errors.Is(err, token.ErrUnknown):
 		c.metrics.loadUnknown.Add(1)
 		c.answered()
-		if epoch == c.revocations.epoch.Load() {
+		if epoch == c.revocations.epoch.Load() { // else it may be of a time before a change
 			c.unknown.add(&f.digest, f.began)
 		}
 		c.hot.drop(&f.digest)
@@ -221,14 +221,14 @@ func (c *Cache) answer(ctx context.Context, f *flight) (*Entry, error) {
 	if revoked(p.Status) {
 		c.Revoke(e.ID, e.Revision)
 	}
-	return c.publish(e, epoch), nil
+	return c.publish(e), nil
 }
 
 // publish puts a load's entry into the hot set and returns what is to be served.
-func (c *Cache) publish(e *Entry, epoch uint64) *Entry {
-	if epoch != c.revocations.epoch.Load() {
-		e = c.current(e) // never the live form of what was revoked while it was asked for
-	}
+// An answer older than a revocation goes in as revoked, never alive: the check at
+// each hit is not the only one.
+func (c *Cache) publish(e *Entry) *Entry {
+	e = c.current(e)
 	old := c.hot.get(&e.Digest)
 	if old != nil && old.ID == e.ID && old.Revision > e.Revision && c.fallback(old, c.now()) != nil {
 		return old // an answer from the past

@@ -3,6 +3,7 @@ package tokencache
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -54,11 +55,10 @@ func TestAtMost64LoadsAreUnderWay(t *testing.T) {
 		stale := get(t, c, dig(999))
 		time.Sleep(time.Minute)
 		release := make(chan struct{})
-		p.on(func(context.Context, token.Digest) error {
+		p.on(func(ctx context.Context, d token.Digest) error {
 			most.Store(max(most.Load(), under.Add(1)))
-			<-release
-			under.Add(-1)
-			return nil
+			defer under.Add(-1)
+			return held(release)(ctx, d)
 		})
 		var wg sync.WaitGroup
 		for i := range maxLoads {
@@ -144,6 +144,55 @@ type nothing struct{}
 
 func (nothing) Load(context.Context, token.Digest) (*abac.Profile, error) { return nil, nil }
 
+// Whoever saw nothing before a load ended must not start another after it.
+func TestJoiningLooksAgain(t *testing.T) {
+	p := &plane{}
+	p.set(dig(1), profile(1, 1, abac.Active))
+	c := open(t, p, nil)
+	e := get(t, c, dig(1))
+	if f, known, err := c.join(dig(1)); f.flight != nil || known != e || err != nil {
+		t.Errorf("got %v, %v, %v", f, known, err)
+	}
+	fails(t, c, dig(2), token.ErrUnknown)
+	if f, known, err := c.join(dig(2)); f.flight != nil || known != nil || err != token.ErrUnknown {
+		t.Errorf("got %v, %v, %v", f, known, err)
+	}
+	p.on(down)
+	fails(t, c, dig(3), ErrUnavailable)
+	if f, known, err := c.join(dig(3)); f.flight != nil || known != nil || err != ErrUnavailable {
+		t.Errorf("got %v, %v, %v", f, known, err)
+	}
+}
+
+func TestCloseEndsALoadUnderWay(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Cache, p *plane) {
+		p.on(hang)
+		var wg sync.WaitGroup
+		wg.Go(func() { fails(t, c, dig(1), ErrUnavailable) })
+		synctest.Wait()
+		if d := took(func() { c.Close(); wg.Wait() }); d != 0 {
+			t.Errorf("took %v", d)
+		}
+		if c.Away() {
+			t.Error("a load that Close ended counts as an absence")
+		}
+	})
+}
+
+func TestNothingIsKnownAfterClose(t *testing.T) {
+	p := &plane{}
+	p.set(dig(1), profile(1, 1, abac.Active))
+	c := open(t, p, nil)
+	get(t, c, dig(1))
+	fails(t, c, dig(2), token.ErrUnknown)
+	c.Close()
+	fails(t, c, dig(1), ErrUnavailable)
+	fails(t, c, dig(2), ErrUnavailable)
+	if n := p.asked.Load(); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 func TestCloseEndsAllThatIsUnderWay(t *testing.T) {
 	for range 50 {
 		p := &plane{}
@@ -183,6 +232,46 @@ func TestCloseEndsAllThatIsUnderWay(t *testing.T) {
 		fails(t, c, dig(1), ErrUnavailable)
 		fails(t, c, dig(105), ErrUnavailable)
 		c.Revoke("tok_1", 1)
+	}
+}
+
+// ristretto's Get panics, or races, beside its Close.
+func TestTheHotSetClosesBesideNoRead(t *testing.T) {
+	h, err := newHot(100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := dig(1)
+	h.put(newEntry(profile(1, 1, abac.Active), d, time.Now()))
+	turns := func(ended *atomic.Bool) bool {
+		for range 10_000 {
+			runtime.Gosched()
+		}
+		return ended.Load()
+	}
+	var read, closed atomic.Bool
+	var wg sync.WaitGroup
+
+	h.of(&d).Lock() // as close does
+	wg.Go(func() { h.get(&d); read.Store(true) })
+	if turns(&read) {
+		t.Error("a read does not wait for close")
+	}
+	h.of(&d).Unlock()
+	wg.Wait()
+
+	h.of(&d).RLock() // as a read does
+	wg.Go(func() { h.close(); closed.Store(true) })
+	for !h.closing.Load() {
+		runtime.Gosched()
+	}
+	if turns(&closed) {
+		t.Error("close does not wait for a read")
+	}
+	h.of(&d).RUnlock()
+	wg.Wait()
+	if h.get(&d) != nil {
+		t.Error("found after close")
 	}
 }
 

@@ -1,7 +1,6 @@
 package tokencache
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,7 +60,7 @@ func TestEveryOutcomeIsCounted(t *testing.T) {
 		fails(t, c, dig(1000), token.ErrUnknown) // miss
 		fails(t, c, dig(1000), token.ErrUnknown) // unknown
 		release := make(chan struct{})
-		p.on(func(context.Context, token.Digest) error { <-release; return nil })
+		p.on(held(release))
 		var wg sync.WaitGroup
 		for i := range 64 { // 64 misses, 63 tokens new
 			wg.Go(func() { get(t, c, dig(1+i)) })

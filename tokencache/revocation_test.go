@@ -52,6 +52,10 @@ func TestASlowAnswerDoesNotUndoARevocation(t *testing.T) {
 		c.Revoke("tok_1", 2)
 		close(gate)
 		wg.Wait()
+		d := dig(1)
+		if e := c.hot.get(&d); e == nil || status(e) != abac.Revoked {
+			t.Error("the live form is in the cache")
+		}
 		// The control plane's replica stays behind: still no way back.
 		for range 10 {
 			if e := get(t, c, dig(1)); status(e) != abac.Revoked {
