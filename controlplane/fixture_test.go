@@ -195,3 +195,10 @@ func (p *plane) mint(purpose string, bindings fields, more ...fields) (id, secre
 }
 
 func sha(secret string) string { return token.Sum([]byte(secret)).String() }
+
+func newRequest(t *testing.T, bearer string) *http.Request {
+	t.Helper()
+	r := httptest.NewRequest("GET", "/v1/tokens", nil)
+	r.Header.Set("Authorization", "Bearer "+bearer)
+	return r
+}

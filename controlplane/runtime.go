@@ -37,7 +37,7 @@ func (s *Server) whoami(c *call) (int, any, error) {
 	}
 	p := c.who.token.Profile
 	if p.Purpose == abac.GatewayRuntime && c.r.Header.Get(headerInstance) != "" {
-		i, err := instanceFrom(c)
+		i, err := s.instanceFrom(c)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -51,7 +51,7 @@ func (s *Server) resolveToken(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	i, err := instanceFrom(c)
+	i, err := s.instanceFrom(c)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -93,7 +93,7 @@ func reduced(p *abac.Profile) abac.Profile {
 	}
 }
 
-func instanceFrom(c *call) (store.Instance, error) {
+func (s *Server) instanceFrom(c *call) (store.Instance, error) {
 	h := c.r.Header
 	i := store.Instance{OrgID: c.who.org(), GatewayID: c.who.gateway(), ID: h.Get(headerInstance), Build: h.Get(headerBuild)}
 	if v := h.Get(headerMaxStale); v != "" {
@@ -105,6 +105,9 @@ func instanceFrom(c *call) (store.Instance, error) {
 	}
 	if problem := checkInstance(&i); problem != nil {
 		return i, refuse("invalid_header", "%s", problem.message).at(headerInstance)
+	}
+	if s.holdsToken(i.ID + " " + i.Build) {
+		return i, refuse("invalid_header", "The header holds a token's string, which is stored nowhere.").at(headerInstance)
 	}
 	return i, nil
 }
