@@ -9,16 +9,11 @@ import (
 	"time"
 )
 
-// Watch is Config.Watch for a file that was not loaded before: what it holds when
-// Watch begins counts as known.
-func Watch(ctx context.Context, path string, every time.Duration, hup <-chan os.Signal, apply func(*Config) error, failed func(error)) {
-	(&Config{file: path}).Watch(ctx, every, hup, apply, failed)
-}
-
 // Watch compares the bytes of the file that c was loaded from, and of every secret
 // file that it refers to, with those that were known last, first with those that c
-// was loaded with: nothing that changes in between is missed. It looks at each tick
-// of every, and at once on hup; it blocks until ctx ends.
+// was loaded with: nothing that changes in between is missed. (Of a Config that comes
+// from Parse, with those there are when Watch begins.) It looks at each tick of every,
+// and at once on hup; it blocks until ctx ends.
 //
 // Changed content that holds still for an eighth of every is parsed and given to
 // apply, as is whatever content there is on hup. A Config so given is new, and holds

@@ -104,12 +104,16 @@ func TestWhatChangesBetweenLoadAndWatchIsNotMissed(t *testing.T) {
 	})
 }
 
-func TestAFileWatchedByItsNameCountsAsKnownWhenTheWatchBegins(t *testing.T) {
+func TestAFileThatWasNotLoadedCountsAsKnownWhenTheWatchBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &watched{t: t, dir: t.TempDir()}
 		w.write("gateway.yaml", "gateway_id: a")
 		ctx, cancel := context.WithCancel(t.Context())
-		go Watch(ctx, w.path(), every, nil, func(c *Config) error { w.applied = append(w.applied, c.GatewayID); return nil }, nil)
+		c, err := Parse(w.path(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go c.Watch(ctx, every, nil, func(c *Config) error { w.applied = append(w.applied, c.GatewayID); return nil }, nil)
 		w.expect(2*every, "nothing changed", "", "")
 		w.write("gateway.yaml", "gateway_id: b")
 		w.expect(2*every, "changed", "b", "")
