@@ -182,6 +182,7 @@ func (b *Bindings) budgets(path string, v json.RawMessage) []BudgetBinding {
 	for i, v := range raw {
 		at := path + "[" + strconv.Itoa(i) + "]"
 		var budget BudgetBinding
+		before := len(b.Invalid)
 		b.object(at, budgetKeys, v, func(key string, v json.RawMessage) bool {
 			var to *string
 			switch key {
@@ -199,13 +200,16 @@ func (b *Bindings) budgets(path string, v json.RawMessage) []BudgetBinding {
 				return false
 			}
 			if s := b.text(at+"."+key, v); s != nil {
-				if *s == "" {
+				if *s == "" && key != "id" {
 					b.wrong(at+"."+key, "must not be empty")
 				}
 				*to = *s
 			}
 			return true
 		})
+		if budget.ID == "" && len(b.Invalid) == before {
+			b.wrong(at+".id", wantID)
+		}
 		list = append(list, budget)
 	}
 	return list

@@ -53,6 +53,8 @@ func TestBindingsAreReadStrictly(t *testing.T) {
 		{"an unknown key in a budget", `{"budgets":[{"id":"b","applies_to":{}}]}`, []string{"bindings.budgets[0].applies_to: unknown key; allowed: id, limit, unit, window, mode"}},
 		{"a key twice in a budget", `{"budgets":[{"id":"b","limit":"1","limit":"2"}]}`, []string{"bindings.budgets[0].limit: stands twice"}},
 		{"a number for a limit", `{"budgets":[{"id":"b","limit":5.00}]}`, []string{"bindings.budgets[0].limit: must be a string"}},
+		{"a budget without id", `{"budgets":[{}]}`, []string{"bindings.budgets[0].id: " + wantID}},
+		{"a budget of an empty id", `{"budgets":[{"id":""}]}`, []string{"bindings.budgets[0].id: " + wantID}},
 		{"an empty unit", `{"budgets":[{"id":"b","unit":""}]}`, []string{"bindings.budgets[0].unit: must not be empty"}},
 
 		{"rate limits in a list", `{"rate_limits":[]}`, []string{"bindings.rate_limits: must be an object"}},
@@ -80,8 +82,8 @@ func TestBindingsAreReadStrictly(t *testing.T) {
 			}
 			for _, s := range tt.invalid {
 				path, message, _ := strings.Cut(s, ": ")
-				if !slices.Contains(Validate(p), Problem{path, message}) {
-					t.Errorf("Validate does not name %s: %v", path, Validate(p))
+				if n := count(Validate(p), Problem{path, message}); n != 1 {
+					t.Errorf("Validate names %s %d times: %v", path, n, Validate(p))
 				}
 			}
 			// Written and read again it means the same, and denies if it did.
@@ -98,6 +100,15 @@ func TestBindingsAreReadStrictly(t *testing.T) {
 			}
 		})
 	}
+}
+
+func count(list []Problem, one Problem) (n int) {
+	for _, p := range list {
+		if p == one {
+			n++
+		}
+	}
+	return n
 }
 
 func TestAbsentAndEmptyStayApart(t *testing.T) {
@@ -201,7 +212,7 @@ func FuzzBindingsJSON(f *testing.F) {
 		`{"budgets":[{"id":"b","limit":"5.00","unit":"usd","window":"day","mode":"enforce"}]}`,
 		`{"rate_limits":{"requests_per_minute":600}}`, `{"rate_limits":{"requests_per_minute":6e2}}`,
 		`{"models":["a"],"mod\u0065ls":["b"]}`, `{"Models":[]}`, `{"models":[null]}`, `{"x":{"y":[{}]}}`, `[]`, `{"a":1}{`, "{\"models\":[\"\xff\"]}",
-		`{"models":["\ud800"]}`, `{"invalid":["bindings.x: y"]}`,
+		`{"models":["\ud800"]}`, `{"budgets":[{}]}`, `{"invalid":["bindings.x: y"]}`,
 	} {
 		f.Add([]byte(seed))
 	}

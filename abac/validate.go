@@ -2,6 +2,7 @@ package abac
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -84,7 +85,12 @@ func Validate(p *Profile) []Problem {
 	}
 	list = append(list, filterProblems("bindings.providers", b.Providers)...)
 	list = append(list, filterProblems("bindings.models", b.Models)...)
-	return append(list, budgetProblems(b.Budgets)...)
+	for _, problem := range budgetProblems(b.Budgets) {
+		if !slices.Contains(list, problem) { // reading it may have found the same
+			list = append(list, problem)
+		}
+	}
+	return list
 }
 
 const wantID = "must have 1 to 128 characters out of A-Z a-z 0-9 . _ : -"
