@@ -1,5 +1,31 @@
 // Package abac decides: a profile, a request, a decision. Pure: no clock, no
-// I/O, no look-up; everything it needs is handed in. A zero Decision denies.
+// I/O, no look-up; everything it needs is handed in.
+//
+// A Profile is what the wire says of a token. Compile makes a Policy of it once,
+// and Decide asks the policy as often as there are requests, without allocating:
+//
+//	policy := abac.Compile(profile)
+//	decision := abac.Decide(policy, &abac.Request{…})
+//	if decision.Reason != abac.Allowed { … }
+//
+// The checks run in a fixed order, and the first that fails is the reason:
+//
+//  1. the profile is valid, active, inside its times, and of the gateway's org
+//  2. its purpose may do the action
+//  3. it is bound to this gateway or to none
+//  4. the team that the request asserts, if any, is the one it is bound to
+//  5. the model is granted and not excluded; then it must have an entry
+//  6. of the entry's targets some are left: by their teams, by excluded upstream
+//     names, by the providers that are granted
+//
+// Everything denies by default: a zero Decision, a nil or zero Policy, an unknown
+// value of any enum, a binding that is not understood or not enforced. Filters
+// (models, providers) grant: absent, they grant everything to general and nothing
+// to integration; empty, nothing to anybody; an exclusion always wins. Restrictions
+// (gateway, team, budgets, rate limits) narrow; absent, they do not.
+//
+// Explain gives the same verdict with every check, for people; Validate names
+// everything for which a profile is refused when it is minted.
 package abac
 
 import "time"
