@@ -17,6 +17,7 @@ type bench struct {
 	root     string // the module's
 	dir      string // temporary
 	mockAddr string
+	pprof    bool // the gateway serves profiles
 	children []*child
 }
 

@@ -28,7 +28,7 @@ const (
 
 type options struct {
 	seconds, rounds, conns, streams, rate int
-	only                                  string
+	only, profile                         string
 	gate                                  bool
 }
 
@@ -46,6 +46,7 @@ func run(args []string) int {
 	f.IntVar(&o.streams, "streams", 200, "at a time")
 	f.IntVar(&o.rate, "rate", 2000, "requests a second of the paced load")
 	f.StringVar(&o.only, "only", "", "request or stream: one kind of load")
+	f.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of kt-gateway under each load, taken after the rounds")
 	f.BoolVar(&o.gate, "gate", false, fmt.Sprintf("fail above %.2f of the bare proxy's CPU a request, and %.2f a chunk", gateRequest, gateChunk))
 	if err := f.Parse(args); err != nil {
 		return 2
@@ -88,7 +89,7 @@ func serve(args []string) error {
 func compare(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b, err := newBench()
+	b, err := newBench(o)
 	if err != nil {
 		return err
 	}
@@ -103,16 +104,13 @@ func compare(o options) error {
 	}
 	t.print()
 	err = t.ratios()
-	answered := int64(0)
-	for _, l := range append(o.loads(), load{name: "warm"}) {
-		for _, r := range t.results[l.name+" kt"] {
-			answered += r.answered
-		}
+	if o.profile != "" {
+		err = errors.Join(err, t.profile(ctx, kt))
 	}
-	return errors.Join(err, t.failures(), kt.accounted(ctx, answered))
+	return errors.Join(err, t.failures(), kt.accounted(ctx, t.answered(kt.name)))
 }
 
-func newBench() (*bench, error) {
+func newBench(o options) (*bench, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return nil, fmt.Errorf("go env GOMOD: %w", err)
@@ -122,7 +120,7 @@ func newBench() (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bench{root: root, dir: dir}, nil
+	return &bench{root: root, dir: dir, pprof: o.profile != ""}, nil
 }
 
 func (b *bench) startPeers(ctx context.Context) ([]*peer, *gateway, error) {
@@ -161,6 +159,22 @@ func (o *options) loads() []load {
 		all = append(all, load{name: "stream", conns: o.streams, stream: true})
 	}
 	return all
+}
+
+// profile puts each load on kt once more and has it say where its CPU goes.
+func (t *table) profile(ctx context.Context, kt *gateway) error {
+	for _, l := range t.options.loads() {
+		taken := make(chan error, 1)
+		go func() {
+			taken <- kt.profile(ctx, filepath.Join(t.options.profile, "kt-"+l.name+".pprof"), t.options.seconds)
+		}()
+		r, err := measure(&kt.peer, &l, time.Duration(t.options.seconds)*time.Second)
+		t.add(&kt.peer, &load{name: "profile"}, r)
+		if err := errors.Join(err, <-taken); err != nil {
+			return fmt.Errorf("profile: %w", err)
+		}
+	}
+	return nil
 }
 
 // fill measures every load on every peer, round after round, so that whatever

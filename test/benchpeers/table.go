@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -89,6 +90,19 @@ func (t *table) ratios() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// answered counts all that a peer has answered, measured or not.
+func (t *table) answered(name string) int64 {
+	var n int64
+	for key, all := range t.results {
+		for _, r := range all {
+			if strings.HasSuffix(key, " "+name) {
+				n += r.answered
+			}
+		}
+	}
+	return n
 }
 
 // failures tells of requests that were not answered as they should.
