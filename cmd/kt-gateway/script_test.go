@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,7 +54,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "stop": stop, "listening": listening, "http": call, "json": pick, "logged": logged, "listdir": listDir, "exits": exits, "port": port,
+			"start": start, "end": end, "listening": listening, "http": call, "json": pick, "logged": logged, "listdir": listDir, "exits": exits, "port": port, "until": until, "paste": paste, "var": variable,
 		},
 	})
 }
@@ -122,11 +124,11 @@ func waitForDev(ts *testscript.TestScript, name string) {
 	}
 }
 
-// stop NAME [SIGNAL [CODE]]: sends SIGTERM, or another, and wants the exit code, 0 by default.
+// end NAME [SIGNAL [CODE]]: sends SIGTERM, or another, and wants the exit code, 0 by default.
 // With the signal "none" it only waits; HUP is sent, and nothing waited for.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+func end(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
-		ts.Fatalf("usage: stop NAME [SIGNAL [CODE]]")
+		ts.Fatalf("usage: end NAME [SIGNAL [CODE]]")
 	}
 	p := running(ts)[args[0]]
 	if p == nil {
@@ -234,7 +236,9 @@ func call(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		var b bytes.Buffer
 		fmt.Fprintf(&b, "%d\n", res.StatusCode)
-		_ = res.Header.Write(&b)
+		for _, k := range slices.Sorted(maps.Keys(res.Header)) {
+			fmt.Fprintf(&b, "%s: %s\n", k, strings.Join(res.Header[k], ", "))
+		}
 		fmt.Fprintf(&b, "\n%s", answer)
 		if res.StatusCode >= 400 || strings.HasSuffix(set.Arg(1), "/metrics") {
 			keep(ts, b.Bytes()) // what must hold no secret is searched at the end
@@ -320,10 +324,36 @@ func port(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[1], u.Port())
 }
 
+// until FILE PATTERN: waits for it.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	pattern := regexp.MustCompile(args[1])
+	eventually(ts, args[1]+" in "+args[0], func() bool {
+		b, _ := os.ReadFile(ts.MkAbs(args[0]))
+		return pattern.Match(b)
+	})
+}
+
+// paste FILE PREFIX: runs the line of FILE that opens with PREFIX, as a shell would.
+func paste(ts *testscript.TestScript, neg bool, args []string) {
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, args[1]) {
+			ts.Check(ts.Exec("sh", "-c", line))
+			return
+		}
+	}
+	ts.Fatalf("no line opens with %s", args[1])
+}
+
+// var NAME FILE: sets NAME to the text of FILE, without the newline.
+func variable(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
 // listdir DIR: prints the names in a folder.
 func listDir(ts *testscript.TestScript, neg bool, args []string) {
 	entries, err := os.ReadDir(ts.MkAbs(args[0]))
 	ts.Check(err)
+	fmt.Fprintln(ts.Stdout(), ".") // without a word, what stood on stdout before would stay
 	for _, e := range entries {
 		fmt.Fprintln(ts.Stdout(), e.Name())
 	}
