@@ -1,0 +1,260 @@
+package dialect
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+// What ReadChat accepts, encoding/json reads alike, into a struct and into a map;
+// and Append's output is accepted again, with the edit in it and nothing else.
+func FuzzReadChat(f *testing.F) {
+	for _, b := range disputed()[:200] {
+		f.Add(b, "up", true)
+	}
+	f.Add([]byte(`{"model":"m","stream_options":{"x":{"include_usage":1},"include_usage":null}}`), "a\"\\\x01é", true)
+	f.Add([]byte(` { "stream_options" : null , "model" : "m" } `), "", true)
+	f.Add([]byte(`{"stream_options":{ },"model":"\u006d"}`), "n", false)
+	f.Fuzz(func(t *testing.T, body []byte, model string, usage bool) {
+		var c Call
+		if p := ReadChat(body, &c); p != nil {
+			if p.Code == "" || p.Message == "" {
+				t.Fatalf("an empty problem: %+v", *p)
+			}
+			return
+		}
+		checkRead(t, body, &c)
+		e := Edit{Model: strings.ToValidUTF8(model, ""), IncludeUsage: usage}
+		if len(e.Model) > maxModel || strings.ContainsFunc(e.Model, isControl) {
+			e.Model = ""
+		}
+		before := bytes.Clone(body)
+		out := c.Append([]byte("kept"), body, e)
+		if !bytes.Equal(before, body) || !bytes.HasPrefix(out, []byte("kept")) {
+			t.Fatalf("Append changed what it was handed: %q", body)
+		}
+		checkEdit(t, body, out[4:], e)
+	})
+}
+
+func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
+
+func checkRead(t *testing.T, body []byte, c *Call) {
+	t.Helper()
+	want := reading{string(c.Model), c.Stream, c.IncludeUsage}
+	if got := readByGo(t, body).normal(); got != want {
+		t.Fatalf("%q: read %v, by encoding/json %v", body, want, got)
+	}
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(body, &m); err != nil {
+		t.Fatalf("%q: %v", body, err)
+	}
+	var model string
+	var stream bool
+	if json.Unmarshal(m["model"], &model) != nil || model != string(c.Model) {
+		t.Fatalf("%q: read %q, by a map %q", body, c.Model, model)
+	}
+	if s := m["stream"]; s != nil && json.Unmarshal(s, &stream) != nil || stream != c.Stream {
+		t.Fatalf("%q: read %v, by a map %v", body, c.Stream, stream)
+	}
+	if span := body[c.ModelSpan.Start:c.ModelSpan.End]; json.Unmarshal(span, &model) != nil || model != string(c.Model) {
+		t.Fatalf("%q: the model's span is %q", body, span)
+	}
+}
+
+// checkEdit says whether out is body with the edit, compared as trees whose
+// leaves are the bytes that stood there.
+func checkEdit(t *testing.T, body, out []byte, e Edit) {
+	t.Helper()
+	var c Call
+	if p := ReadChat(out, &c); p != nil {
+		t.Fatalf("%q edited to %q: %+v", body, out, *p)
+	}
+	if e.Model != "" && string(c.Model) != e.Model || e.IncludeUsage && !c.IncludeUsage {
+		t.Fatalf("%q edited to %q: not by %+v", body, out, e)
+	}
+	if e == (Edit{}) && !bytes.Equal(body, out) {
+		t.Fatalf("%q became %q without an edit", body, out)
+	}
+	var was, is map[string]json.RawMessage
+	if json.Unmarshal(body, &was) != nil || json.Unmarshal(out, &is) != nil {
+		t.Fatalf("%q edited to %q: unread", body, out)
+	}
+	var wasIn, isIn map[string]json.RawMessage
+	_ = json.Unmarshal(was["stream_options"], &wasIn)
+	_ = json.Unmarshal(is["stream_options"], &isIn)
+	if e.Model != "" {
+		delete(was, "model")
+		delete(is, "model")
+	}
+	if e.IncludeUsage {
+		delete(was, "stream_options")
+		delete(is, "stream_options")
+		delete(wasIn, "include_usage")
+		delete(isIn, "include_usage")
+	}
+	for _, pair := range [][2]map[string]json.RawMessage{{was, is}, {wasIn, isIn}} {
+		if len(pair[0]) != len(pair[1]) {
+			t.Fatalf("%q edited to %q: keys came or went", body, out)
+		}
+		for k, v := range pair[0] {
+			if !bytes.Equal(v, pair[1][k]) {
+				t.Fatalf("%q edited to %q: %q changed", body, out, k)
+			}
+		}
+	}
+}
+
+// Whatever the pieces, the meter lets the same through and reads the same; and
+// that is what a reader of whole events finds.
+func FuzzMeter(f *testing.F) {
+	const chunk, told, done = `data: {"choices":[{"delta":{"content":"x"}}],"usage":null}`, `data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}`, `data: [DONE]`
+	for _, end := range []string{"\n\n", "\r\n\r\n", "\r\r", "\n\r\n", "\r\n\n", "\r\n\r", "\n\r"} {
+		f.Add([]byte(chunk+end+told+end+done+end), []byte{1, 2, 3}, true)
+		f.Add([]byte(": hello"+end+end+told+end+chunk), []byte{200, 0, 7}, true)
+	}
+	f.Add([]byte("data: {\"choices\":[],\ndata:\"usage\"\ndata: :{\"prompt_tokens\":1}}\n\n"), []byte{9}, true)
+	f.Add([]byte("event: x\ndata\nid: 1\n\n"+told), []byte{4, 4}, false)
+	f.Add([]byte("\n\r\r\n\n"+told+"\r\r\ndata:[DONE]\r\r"), []byte{1}, true)
+	f.Fuzz(func(t *testing.T, stream, cuts []byte, takeOut bool) {
+		var whole, bytewise, cut Meter
+		whole.Reset(takeOut)
+		bytewise.Reset(takeOut)
+		cut.Reset(takeOut)
+		want := string(whole.Next(stream))
+		want += string(whole.End())
+
+		checkPieces(t, &bytewise, &whole, stream, want, func() int { return 1 })
+		checkPieces(t, &cut, &whole, stream, want, func() int {
+			if len(cuts) == 0 {
+				return len(stream)
+			}
+			n := int(cuts[0])
+			cuts = cuts[1:]
+			return n
+		})
+		if !takeOut && want != string(stream) {
+			t.Fatalf("%q became %q", stream, want)
+		}
+		checkMeter(t, &whole, stream, want, takeOut)
+	})
+}
+
+func checkPieces(t *testing.T, m, whole *Meter, stream []byte, want string, size func() int) {
+	t.Helper()
+	var got []byte
+	for rest := stream; len(rest) > 0; {
+		n := min(size(), len(rest))
+		piece := bytes.Clone(rest[:n])
+		got = append(got, m.Next(piece)...)
+		clear(piece) // nothing of it may be needed later
+		rest = rest[n:]
+	}
+	got = append(got, m.End()...)
+	if string(got) != want {
+		t.Fatalf("%q in pieces became %q, whole %q", stream, got, want)
+	}
+	u, ok := m.Usage()
+	if wu, wok := whole.Usage(); u != wu || ok != wok {
+		t.Fatalf("%q in pieces: %+v %v, whole %+v %v", stream, u, ok, wu, wok)
+	}
+}
+
+// checkMeter compares with the plainest reading of the events' specification.
+func checkMeter(t *testing.T, m *Meter, stream []byte, out string, takeOut bool) {
+	t.Helper()
+	var kept strings.Builder
+	var usage Usage
+	known := false
+	for _, e := range splitEvents(string(stream)) {
+		var data []string
+		for _, line := range strings.FieldsFunc(e, func(r rune) bool { return r == '\n' || r == '\r' }) {
+			if v, ok := strings.CutPrefix(line, "data:"); ok {
+				data = append(data, strings.TrimPrefix(v, " "))
+			} else if line == "data" {
+				data = append(data, "")
+			}
+		}
+		joined := strings.Join(data, "\n")
+		u, ok := ReadUsage([]byte(joined))
+		if ok {
+			usage, known = u, true
+		}
+		var v struct{ Choices []any }
+		if json.Unmarshal([]byte(joined), &v) == nil && ok && takeOut && v.Choices != nil && len(v.Choices) == 0 {
+			continue
+		}
+		kept.WriteString(e)
+	}
+	if kept.Len() < len(out) {
+		t.Fatalf("%q: %q came out, %q should", stream, out, kept.String())
+	}
+	if u, ok := m.Usage(); ok && (u != usage || !known) {
+		t.Fatalf("%q: metered %+v, the events tell %+v %v", stream, u, usage, known)
+	}
+}
+
+// splitEvents cuts a stream behind every empty line.
+func splitEvents(s string) []string {
+	var events []string
+	from, empty := 0, true
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] != '\n' && s[i] != '\r':
+			empty = false
+			continue
+		case s[i] == '\r' && i+1 < len(s) && s[i+1] == '\n':
+			i++
+		}
+		if empty {
+			events = append(events, s[from:i+1])
+			from = i + 1
+		}
+		empty = true
+	}
+	if from < len(s) {
+		events = append(events, s[from:])
+	}
+	return events
+}
+
+// Parts are never negative, what is read is what a decoder of the whole reads,
+// and text that only looks like usage is none.
+func FuzzReadUsage(f *testing.F) {
+	for _, s := range []string{
+		`{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":2,"audio_tokens":1}}}`,
+		`{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],"usage":null}`,
+		`{"x":{"usage":{"prompt_tokens":1}}}`, `{"usage":{"prompt_tokens":1e3}}`, `{"usage":{"prompt_tokens":-1}}`, `{"usage":{"prompt_tokens":99999999999999999999}}`,
+		`{"us\u0061ge":{"prompt_tokens":1}}`, `{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}`, `{"usage":{"prompt_tokens":1,"total_tokens":7}}`, `[{"usage":{"prompt_tokens":1}}]`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		u, ok := ReadUsage(body)
+		if min(u.Input, u.CachedInput, u.CacheWrite, u.Output, u.Reasoning, u.AudioInput, u.AudioOutput) < 0 {
+			t.Fatalf("%q: a part is negative: %+v", body, u)
+		}
+		if !ok && u != (Usage{}) {
+			t.Fatalf("%q: no usage, but %+v", body, u)
+		}
+		var v map[string]json.RawMessage
+		if json.Unmarshal(body, &v) != nil {
+			return
+		}
+		var w map[string]json.RawMessage
+		if json.Unmarshal(v["usage"], &w) != nil || w == nil {
+			if ok && bytes.Count(body, []byte("us")) < 2 {
+				t.Fatalf("%q: usage %+v, and there is none", body, u)
+			}
+			return
+		}
+		var prompt, completion int64
+		if json.Unmarshal(w["prompt_tokens"], &prompt) != nil || json.Unmarshal(w["completion_tokens"], &completion) != nil {
+			return
+		}
+		if ok && bytes.Count(body, []byte("tokens")) == 2 && (u.InputTotal() != prompt || u.OutputTotal() != completion) {
+			t.Fatalf("%q: %+v, want %d and %d", body, u, prompt, completion)
+		}
+	})
+}
