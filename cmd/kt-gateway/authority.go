@@ -61,7 +61,7 @@ func (g *gateway) embedded(pl *plane, ln net.Listener) {
 func (g *gateway) connect(ctx context.Context) (closePlane func(), err error) {
 	cp := g.config.ControlPlane
 	if _, err := cp.Token.Resolve(); err != nil {
-		return nil, fmt.Errorf("the runtime token for the control plane at %s: %w", cp.URL, err)
+		return nil, fmt.Errorf("no runtime token for the control plane at %s: %w; without KEEPTRUSTS_API_URL, --api-url and control_plane.url the gateway embeds one", cp.URL, err)
 	}
 	client, err := controlplane.NewClient(controlplane.ClientOptions{
 		URL: cp.URL,

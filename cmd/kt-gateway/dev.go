@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/keeptrusts/gateway/config"
@@ -128,15 +127,12 @@ func (f *devFlags) openData() (data *dataDir, done func(), err error) {
 			return nil, nil, fmt.Errorf("make a temporary folder: %w", err)
 		}
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, nil, err
-	}
 	if data, err = openDataDir(dir); err != nil {
 		return nil, nil, err
 	}
 	return data, func() {
 		if f.data == "" {
-			_ = os.RemoveAll(dir)
+			_ = os.RemoveAll(data.path)
 		}
 		data.close()
 	}, nil

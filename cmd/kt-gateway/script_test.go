@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "end": end, "listening": listening, "http": call, "json": pick, "logged": logged, "listdir": listDir, "exits": exits, "port": port, "until": until, "paste": paste, "var": variable,
+			"start": start, "end": end, "listening": listening, "http": call, "json": pick, "logged": logged, "listdir": listDir, "exits": exits, "port": port, "until": until, "paste": paste, "var": variable, "expand": expand, "tofile": toFile, "metric": metric,
 		},
 	})
 }
@@ -347,6 +347,28 @@ func paste(ts *testscript.TestScript, neg bool, args []string) {
 // var NAME FILE: sets NAME to the text of FILE, without the newline.
 func variable(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// expand FILE: puts variables into it.
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// tofile FILE TEXT: writes it.
+func toFile(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(args[1]+"\n"), 0o600))
+}
+
+// metric OPERATIONS LINE: waits until /metrics has the line.
+func metric(ts *testscript.TestScript, neg bool, args []string) {
+	eventually(ts, args[1], func() bool {
+		res, err := http.Get(args[0] + "/metrics")
+		ts.Check(err)
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		return err == nil && bytes.Contains(b, []byte("\n"+args[1]+"\n"))
+	})
 }
 
 // listdir DIR: prints the names in a folder.
