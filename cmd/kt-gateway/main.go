@@ -20,6 +20,7 @@ const (
 )
 
 func main() {
+	stayAwake(os.Args[1:], os.Environ())
 	ctx, cancel := context.WithCancel(context.Background())
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/controlplane"
+	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// scriptedPlane answers as its fields say; mu is for those that change while it is asked.
+type scriptedPlane struct {
+	mu          sync.Mutex
+	profile     abac.Profile
+	whoami      error
+	load        error
+	report      error
+	whoamis     int
+	loads       int
+	silentUntil time.Time // no answer before
+}
+
+func (s *scriptedPlane) Whoami(ctx context.Context) (*abac.Profile, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.whoamis++
+	if time.Now().Before(s.silentUntil) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	p := s.profile
+	return &p, s.whoami
+}
+
+func (s *scriptedPlane) answers(whoami error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.whoami = whoami
+}
+
+func (s *scriptedPlane) Load(context.Context, token.Digest) (*abac.Profile, error) {
+	s.loads++
+	return &abac.Profile{ID: "tok_app"}, s.load
+}
+
+func (s *scriptedPlane) Report(context.Context, record.Report) error { return s.report }
+
+func refusedWith(status int, code string) error {
+	return &controlplane.APIError{Status: status, Code: code, Message: "No."}
+}
+
+func runtimeProfile(change func(*abac.Profile)) abac.Profile {
+	gw := "gw_here"
+	p := abac.Profile{
+		ID: "tok_rt", OrgID: "org_1", Purpose: abac.GatewayRuntime, PrincipalType: abac.PrincipalGatewayRuntime,
+		Status: abac.Active, Bindings: abac.Bindings{GatewayID: &gw},
+	}
+	if change != nil {
+		change(&p)
+	}
+	return p
+}
+
+func testIdentity(s *scriptedPlane) *identity {
+	return newIdentity(&identity{
+		remote: s, gatewayID: "gw_here", url: "https://plane", tokenFrom: "file /run/token",
+		maxStale: time.Minute, log: zap.NewNop(), now: time.Now,
+	})
+}
+
+func TestOnlyThisGatewaysIdentityIsTaken(t *testing.T) {
+	other, past := "gw_far", time.Now().Add(-time.Second)
+	for _, tt := range []struct {
+		name string
+		give *scriptedPlane
+		want string // in the refusal; "" confirms
+	}{
+		{"its own", &scriptedPlane{profile: runtimeProfile(nil)}, ""},
+		{"an app's", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.Purpose = abac.General })}, "of purpose general"},
+		{"a principal that does not fit", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.PrincipalType = abac.PrincipalAPIToken })}, "of purpose gateway_runtime"},
+		{"another gateway's", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.Bindings.GatewayID = &other })}, `identifies gateway "gw_far", but this is "gw_here"`},
+		{"no gateway's", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.Bindings.GatewayID = nil })}, `identifies gateway ""`},
+		{"revoked", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.Status = abac.Revoked })}, "has been revoked"},
+		{"quarantined", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.Status = abac.Quarantined })}, "release it"},
+		{"of a status that does not exist", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.Status = "" })}, "release it"},
+		{"expired", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.ExpiresAt = &past })}, "expired at"},
+		{"unknown to the control plane", &scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "invalid_api_key")}, "is not known to the control plane at https://plane"},
+		{"expired, as the control plane says", &scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "token_expired")}, "has expired"},
+		{"early, as the control plane says", &scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "token_not_yet_valid")}, "is not valid yet"},
+		{"refused for a reason of a later version", &scriptedPlane{whoami: refusedWith(http.StatusForbidden, "region_mismatch")}, "region_mismatch"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			i := testIdentity(tt.give)
+			err := i.start(t.Context())
+			if tt.want == "" {
+				if err != nil || i.ready() != nil || i.orgID() != "org_1" {
+					t.Errorf("start: %v, ready: %v, org %q", err, i.ready(), i.orgID())
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "the runtime token in file /run/token ") {
+				t.Errorf("start: %v, want %q in it", err, tt.want)
+			}
+			if i.ready() == nil {
+				t.Error("ready all the same")
+			}
+		})
+	}
+}
+
+func TestNothingIsLoadedBeforeTheIdentityIsConfirmed(t *testing.T) {
+	s := &scriptedPlane{whoami: errors.New("connection refused")}
+	i := testIdentity(s)
+	if err := i.start(t.Context()); err != nil {
+		t.Fatalf("a silence is final: %v", err)
+	}
+	if _, err := i.Load(t.Context(), token.Digest{}); err == nil || s.loads != 0 {
+		t.Errorf("%d loads, error %v", s.loads, err)
+	}
+	if i.ready() == nil || i.orgID() != "" {
+		t.Error("ready, or of an org that nobody named")
+	}
+}
+
+func TestASilentControlPlaneIsWaitedForTwoSecondsAndThenTriedUntilItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := &scriptedPlane{profile: runtimeProfile(nil), silentUntil: began.Add(30 * time.Second)}
+		i := testIdentity(s)
+		if err := i.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(began); waited != identityWait {
+			t.Errorf("the start took %v, want %v", waited, identityWait)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go i.keep(ctx)
+		time.Sleep(30*time.Second - time.Since(began))
+		synctest.Wait()
+		if i.ready() == nil {
+			t.Fatal("ready before there was an answer")
+		}
+		time.Sleep(identityWait + identityRetry)
+		synctest.Wait()
+		if err := i.ready(); err != nil {
+			t.Errorf("not ready one pause after the control plane came back: %v", err)
+		}
+		s.mu.Lock()
+		tries := s.whoamis
+		s.mu.Unlock()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if s.whoamis != tries {
+			t.Errorf("it asked %d times more once it was confirmed", s.whoamis-tries)
+		}
+		cancel()
+	})
+}
+
+func TestARefusalMetAnywhereEndsReadinessUntilItIsLifted(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		meet func(*scriptedPlane, *identity)
+	}{
+		{"in a report", func(s *scriptedPlane, i *identity) {
+			s.report = refusedWith(http.StatusUnauthorized, "token_revoked")
+			_ = i.Report(context.Background(), record.Report{})
+		}},
+		{"in a load", func(s *scriptedPlane, i *identity) {
+			s.load = refusedWith(http.StatusUnauthorized, "token_revoked")
+			_, _ = i.Load(context.Background(), token.Digest{})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &scriptedPlane{profile: runtimeProfile(nil)}
+				i := testIdentity(s)
+				if err := i.start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				go i.keep(ctx)
+				s.answers(refusedWith(http.StatusUnauthorized, "token_revoked"))
+				tt.meet(s, i)
+				if err := i.ready(); err == nil || !strings.Contains(err.Error(), "revoked") {
+					t.Fatalf("ready: %v", err)
+				}
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if i.ready() == nil {
+					t.Fatal("ready again while it is refused")
+				}
+				s.answers(nil) // a new token stands in the file
+				time.Sleep(identityWait + identityRetry)
+				synctest.Wait()
+				if err := i.ready(); err != nil {
+					t.Errorf("not ready after the refusal was lifted: %v", err)
+				}
+				cancel()
+			})
+		})
+	}
+}
+
+func TestReadinessEndsMaxStaleAfterTheLastAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scriptedPlane{profile: runtimeProfile(nil)}
+		i := testIdentity(s)
+		if err := i.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := i.ready(); err != nil {
+			t.Errorf("not ready at max_stale: %v", err)
+		}
+		s.report = errors.New("connection refused")
+		_ = i.Report(t.Context(), record.Report{})
+		time.Sleep(time.Nanosecond)
+		if i.ready() == nil {
+			t.Error("ready past max_stale")
+		}
+		s.load = token.ErrUnknown // an answer
+		_, _ = i.Load(t.Context(), token.Digest{})
+		if err := i.ready(); err != nil {
+			t.Errorf("not ready after an answer: %v", err)
+		}
+	})
+}
