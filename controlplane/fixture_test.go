@@ -25,7 +25,7 @@ const adminToken = "admin-token-of-the-tests-0123456789"
 
 // plane is a control plane of a test, with a clock that stands until it is moved.
 type plane struct {
-	t      *testing.T
+	t      testing.TB
 	file   string
 	store  *store.Store
 	server *Server
@@ -53,7 +53,7 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-func newPlane(t *testing.T) *plane {
+func newPlane(t testing.TB) *plane {
 	t.Helper()
 	p := &plane{t: t, file: filepath.Join(t.TempDir(), "kt-gateway.db"), logs: &logBuffer{},
 		at: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}

@@ -115,7 +115,7 @@ func TestAPatchNeverLosesARestrictionThatItDoesNotUnderstand(t *testing.T) {
 		"bindings":{"source_cidrs":["10.0.0.0/8"]}}`), &p); err != nil {
 		t.Fatal(err)
 	}
-	for _, patch := range []string{`{"name":"new"}`, `{"bindings":{"team_id":"red"}}`} {
+	for _, patch := range []string{`{"name":"new"}`, `{"bindings":{"team_id":"red"}}`, `{"bindings":{"invalid":null}}`} {
 		o, problem := readObject([]byte(patch), nil)
 		if problem != nil {
 			t.Fatal(problem)

@@ -139,6 +139,18 @@ func TestStoppingATokenNamesEveryGatewayHeardFromLately(t *testing.T) {
 	}
 }
 
+func TestAGatewayThatKeepsAskingIsNotForgotten(t *testing.T) {
+	p := newPlane(t)
+	_, runtime := p.mint("gateway_runtime", fields{"gateway_id": "gw"})
+	for range 5 {
+		p.call(runtime, "POST", "/v1/runtime/resolve", fields{"sha256": sha("x")})
+		p.wait(9 * time.Minute)
+	}
+	if got := p.unconfirmed(); got != "[gw]" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestARestartRemembersWhoWasHeard(t *testing.T) {
 	p := newPlane(t)
 	_, runtime := p.mint("gateway_runtime", fields{"gateway_id": "gw"})

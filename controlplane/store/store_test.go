@@ -164,6 +164,10 @@ func keepsUnknownBindings(t *testing.T, s *Store) {
 			return tx.Change(ctx, &n, "token.changed")
 		})
 	}
+	var kept string
+	if err := s.read.QueryRow(`SELECT bindings FROM tokens WHERE id = $1`, n.Profile.ID).Scan(&kept); err != nil || !strings.Contains(kept, "10.0.0.0/8") {
+		t.Errorf("a later version would read %s, %v", kept, err)
+	}
 	got, err := s.Token(ctx, n.Profile.ID)
 	if err != nil || len(got.Profile.Bindings.Invalid) != 1 || abac.Compile(&got.Profile).Problem() == "" {
 		t.Errorf("the unknown restriction is lost: %+v, %v", got.Profile.Bindings, err)
