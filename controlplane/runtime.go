@@ -201,14 +201,8 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 		return err
 	}
 	err = s.store.Update(ctx, now, func(tx *store.Tx) error {
-		for _, u := range r.LastUsed {
-			at := u.At
-			if at.After(now) {
-				at = now // a gateway's fast clock must not hide later uses
-			}
-			if err := tx.Used(ctx, store.Use{TokenID: u.TokenID, OrgID: who.org, GatewayID: who.gateway, At: at}); err != nil {
-				return err
-			}
+		if err := tx.Used(ctx, who.uses(r.LastUsed, now)...); err != nil {
+			return err
 		}
 		if after != nil {
 			if err := tx.Audit(ctx, store.Entry{Actor: "gateway:" + who.gateway, Event: eventMisplaced, Subject: stray, After: after}); err != nil {
@@ -230,6 +224,26 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 		s.heard.forget(i)
 	}
 	return nil
+}
+
+// uses takes the latest use of each token.
+func (who runtimeID) uses(reported []record.Use, now time.Time) []store.Use {
+	uses := make([]store.Use, 0, len(reported))
+	index := make(map[string]int, len(reported))
+	for _, u := range reported {
+		at := u.At
+		if at.After(now) {
+			at = now // a gateway's fast clock must not hide later uses
+		}
+		i, known := index[u.TokenID]
+		if !known {
+			index[u.TokenID] = len(uses)
+			uses = append(uses, store.Use{TokenID: u.TokenID, OrgID: who.org, GatewayID: who.gateway, At: at})
+		} else if at.After(uses[i].At) {
+			uses[i].At = at
+		}
+	}
+	return uses
 }
 
 // misplaced finds the first of the reported digests that is a runtime token of the

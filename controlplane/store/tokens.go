@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -201,15 +202,33 @@ func (t *Tx) Change(ctx context.Context, n *Token, event string) error {
 	return nil
 }
 
-// Used notes that a token of this org was used at a gateway; an older use than the
+// usesAtOnce is how many uses one statement notes: a statement a use cost a busy
+// gateway a tenth of its CPU.
+const usesAtOnce = 250
+
+// Used notes that tokens of this org were used at a gateway; an older use than the
 // one known changes nothing, and no use is a change. A token bound to another
-// gateway can't have been used there: it is left alone, as is one that does not exist.
-func (t *Tx) Used(ctx context.Context, u Use) error {
-	_, err := t.tx.ExecContext(ctx, `UPDATE tokens SET last_used_at = $3, last_used_gateway = $4
-		WHERE id = $1 AND org_id = $2 AND (last_used_at IS NULL OR last_used_at < $3)
-		AND (gateway_id IS NULL OR gateway_id = $4)`, u.TokenID, u.OrgID, micros(u.At), u.GatewayID)
-	if err != nil {
-		return fmt.Errorf("note use: %w", err)
+// gateway can't have been used there: it is left alone, as is one that does not
+// exist. No token may stand twice in uses.
+func (t *Tx) Used(ctx context.Context, uses ...Use) error {
+	for chunk := range slices.Chunk(uses, usesAtOnce) {
+		var q strings.Builder
+		q.WriteString(`WITH used (token, org, gateway, at) AS (VALUES `)
+		args := make([]any, 0, 4*len(chunk))
+		for i, u := range chunk {
+			if i > 0 {
+				q.WriteByte(',')
+			}
+			fmt.Fprintf(&q, "($%d,$%d,$%d,$%d)", 4*i+1, 4*i+2, 4*i+3, 4*i+4)
+			args = append(args, u.TokenID, u.OrgID, u.GatewayID, micros(u.At))
+		}
+		q.WriteString(`) UPDATE tokens SET last_used_at = used.at, last_used_gateway = used.gateway FROM used
+			WHERE tokens.id = used.token AND tokens.org_id = used.org
+			AND (last_used_at IS NULL OR last_used_at < used.at)
+			AND (tokens.gateway_id IS NULL OR tokens.gateway_id = used.gateway)`)
+		if _, err := t.tx.ExecContext(ctx, q.String(), args...); err != nil {
+			return fmt.Errorf("note uses: %w", err)
+		}
 	}
 	return nil
 }
