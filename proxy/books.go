@@ -66,7 +66,10 @@ func (x *exchange) bodyUnread() bool {
 func (x *exchange) close(code string) {
 	s := x.s
 	s.watcher.remove(x)
-	now := time.Now()
+	now := x.ended // a whole answer is written right after
+	if now.IsZero() || x.rec.Stream {
+		now = time.Now()
+	}
 	r := &x.rec
 	r.Time, r.Duration = x.began, now.Sub(x.began)
 	r.RequestID, r.Code = x.requestID(), code

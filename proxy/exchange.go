@@ -53,7 +53,7 @@ type exchange struct {
 	out     []byte // the request's head and body, as sent
 	answer  answer
 	sent    time.Time
-	headAt  time.Time
+	ended   time.Time // when the answer was read to its end
 	stream  stream
 	meter   dialect.Meter
 	usage   dialect.Usage
@@ -177,7 +177,7 @@ func (x *exchange) reset(keep *exchange) {
 	x.body, x.held, x.call = keep.body, 0, dialect.Call{}
 	x.serving, x.left, x.order = nil, 0, keep.order
 	x.target, x.slot, x.out, x.answer = nil, 0, keep.out, answer{}
-	x.sent, x.headAt = time.Time{}, time.Time{}
+	x.sent, x.ended = time.Time{}, time.Time{}
 	x.stream = stream{out: keep.stream.out}
 	x.usage, x.metered, x.slotted = dialect.Usage{}, false, false
 	x.rec = record.Record{}

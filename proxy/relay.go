@@ -66,7 +66,6 @@ func (x *exchange) call1(t *servedTarget) error {
 	x.meter.Reset(takeOut)
 	x.out = x.appendRequest(x.out[:0], t.up, edit)
 	x.sent = time.Now()
-	x.headAt = time.Time{}
 
 	c, err := x.connect(t.up)
 	if err != nil {
@@ -88,11 +87,15 @@ func (x *exchange) call1(t *servedTarget) error {
 	if werr != nil {
 		x.answer.keep = false
 	}
-	x.headAt = time.Now()
 	return nil
 }
 
+// connect takes a connection that lies idle, or dials: only that can last, so
+// only that can be cancelled.
 func (x *exchange) connect(up *upstream) (*upstreamConn, error) {
+	if c := up.takeIdle(x.sent); c != nil {
+		return c, nil
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	x.life.mu.Lock()
@@ -106,7 +109,7 @@ func (x *exchange) connect(up *upstream) (*upstreamConn, error) {
 	if x.aborted() != notAborted {
 		return nil, errClientLeft
 	}
-	return up.acquire(ctx)
+	return up.dial(ctx)
 }
 
 // appendRequest writes the whole request: the allow-listed headers as they came,
@@ -305,8 +308,9 @@ func (x *exchange) finishUpstream() {
 	if c == nil {
 		return
 	}
+	x.ended = time.Now()
 	if x.answer.keep && x.aborted() == notAborted {
-		x.target.release(c)
+		x.target.release(c, x.ended)
 		return
 	}
 	_ = c.Close()

@@ -97,23 +97,23 @@ type upstreamConn struct {
 	idle time.Time // since when it lies idle
 }
 
-// acquire returns a live connection: an idle one, known alive, or a new one. A
-// POST is never sent twice, so a connection that died in the pool must be found
-// out before the request is written.
-func (u *upstream) acquire(ctx context.Context) (*upstreamConn, error) {
+// takeIdle returns a connection that lies idle and is known alive; nil: there is
+// none. A POST is never sent twice, so a connection that died in the pool must be
+// found out before the request is written.
+func (u *upstream) takeIdle(now time.Time) *upstreamConn {
 	for {
 		u.mu.Lock()
 		n := len(u.idle)
 		if n == 0 {
 			u.mu.Unlock()
-			return u.dial(ctx)
+			return nil
 		}
 		c := u.idle[n-1]
 		u.idle[n-1] = nil
 		u.idle = u.idle[:n-1]
 		u.mu.Unlock()
-		if age := time.Since(c.idle); age < trustedIdle || age < maxIdleAge && c.alive() {
-			return c, nil
+		if age := now.Sub(c.idle); age < trustedIdle || age < maxIdleAge && c.alive() {
+			return c
 		}
 		_ = c.Close()
 	}
@@ -148,12 +148,12 @@ func (u *upstream) same(v *upstream) bool {
 }
 
 // release gives back a connection whose answer was read to its end.
-func (u *upstream) release(c *upstreamConn) {
+func (u *upstream) release(c *upstreamConn, now time.Time) {
 	if c.r != c.w { // bytes that nobody asked for
 		_ = c.Close()
 		return
 	}
-	c.r, c.w, c.idle = 0, 0, time.Now()
+	c.r, c.w, c.idle = 0, 0, now
 	if cap(c.buf) > upstreamBuffer {
 		c.buf = make([]byte, upstreamBuffer)
 	}

@@ -52,11 +52,11 @@ func readUsage(body []byte) (u Usage, known, only bool) {
 			told, ok = true, s.fault == ""
 		case key == "choices" && s.next() == '[':
 			from := s.i
-			ok = s.skip(1)
+			ok = s.pass()
 			inner := scanner{b: body, i: from + 1}
 			noChoices = inner.next() == ']'
 		default:
-			ok = s.skip(1)
+			ok = s.pass()
 		}
 		if !ok {
 			return Usage{}, false, false
@@ -69,6 +69,33 @@ func readUsage(body []byte) (u Usage, known, only bool) {
 			return u, known, told && noChoices
 		}
 	}
+}
+
+// pass skips one value by its brackets and quotes alone. An answer is its
+// provider's to get right: what is read in it is only its usage.
+func (s *scanner) pass() bool {
+	if c := s.next(); c != '{' && c != '[' {
+		return s.skip(1)
+	}
+	depth := 0
+	for s.i < len(s.b) {
+		switch s.b[s.i] {
+		case '"':
+			if _, _, ok := s.str(); !ok {
+				return false
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				s.i++
+				return true
+			}
+		}
+		s.i++
+	}
+	return s.fail("it ends too early")
 }
 
 // plainKey takes a key and its colon. One with escapes is no key that is read.
