@@ -3,6 +3,7 @@ package dialect
 import (
 	"bytes"
 	"strconv"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -153,8 +154,14 @@ func mistaken(key []byte, names ...string) string {
 	return ""
 }
 
+// maxNamed is the longest key that a refusal names: a credential is longer.
+const maxNamed = 32
+
 func ambiguous(key, prefix string) *Problem {
-	if len(key) > 64 {
+	if name := mistaken([]byte(key), "model", "stream", "stream_options", "include_usage"); name != "" {
+		key = name
+	}
+	if len(key) > maxNamed {
 		key = "a long key"
 	}
 	return &Problem{ambiguousKey, prefix + key, "A key stands twice, or in a spelling that some parsers take for another key: send each once, spelt as documented."}
@@ -188,10 +195,8 @@ func (c *Call) readModel(s *scanner) *Problem {
 	case len(model) > maxModel:
 		return &Problem{invalidValue, "model", "\"model\" is longer than 256 bytes."}
 	}
-	for _, b := range model {
-		if b < ' ' || b == 0x7f {
-			return &Problem{invalidValue, "model", "\"model\" holds a control character."}
-		}
+	if bytes.ContainsFunc(model, unicode.IsControl) {
+		return &Problem{invalidValue, "model", "\"model\" holds a control character."}
 	}
 	c.Model, c.ModelSpan = model, Span{start, s.i}
 	return nil

@@ -57,7 +57,7 @@ func TestReadChatTakesWhatEveryParserReadsAlike(t *testing.T) {
 
 func TestReadChatRefuses(t *testing.T) {
 	const key = "stream_options."
-	longKey := strings.Repeat("k", 65)
+	longKey := strings.Repeat("k", maxNamed+1)
 	for _, c := range []struct{ name, give, code, param string }{
 		{"nothing", ``, invalidJSON, ""},
 		{"white space alone", " \n", invalidJSON, ""},
@@ -118,7 +118,7 @@ func TestReadChatRefuses(t *testing.T) {
 		{"model twice", `{"model":"cheap","model":"dear"}`, ambiguousKey, "model"},
 		{"model twice, the same", `{"model":"m","model":"m"}`, ambiguousKey, "model"},
 		{"model twice, once escaped", `{"model":"cheap","mode\u006c":"dear"}`, ambiguousKey, "model"},
-		{"model in capitals beside it", `{"model":"dear","MODEL":"cheap"}`, ambiguousKey, "MODEL"},
+		{"model in capitals beside it", `{"model":"dear","MODEL":"cheap"}`, ambiguousKey, "model"},
 		{"model in capitals before it", `{"MODEL":"cheap","model":"dear"}`, ambiguousKey, "model"},
 		{"model in capitals alone", `{"Model":"m"}`, ambiguousKey, "model"},
 		{"stream with a long s", `{"model":"m","ſtream":true}`, ambiguousKey, "stream"},
@@ -151,6 +151,7 @@ func TestReadChatRefuses(t *testing.T) {
 		{"a NUL in the model", `{"model":"m\u0000"}`, invalidValue, "model"},
 		{"a line feed in the model", `{"model":"m\n"}`, invalidValue, "model"},
 		{"a DEL in the model", "{\"model\":\"m\x7f\"}", invalidValue, "model"},
+		{"a C1 control in the model", `{"model":"m\u009b"}`, invalidValue, "model"},
 		{"a lone high surrogate in the model", `{"model":"m\ud800"}`, invalidValue, "model"},
 		{"a lone low surrogate in the model", `{"model":"\udc00m"}`, invalidValue, "model"},
 		{"a pair the wrong way round", `{"model":"\udc00\ud800"}`, invalidValue, "model"},
@@ -225,5 +226,48 @@ func TestAppendChangesOnlyWhatItIsAskedFor(t *testing.T) {
 				t.Errorf("got  %s\nwant before %s", got, c.want)
 			}
 		})
+	}
+}
+
+func TestPlainRunStopsWhereAStringDoes(t *testing.T) {
+	plain := func(b []byte) int {
+		for i, c := range b {
+			if c < ' ' || c == '"' || c == '\\' {
+				return i
+			}
+		}
+		return len(b)
+	}
+	var b [17]byte
+	for first := range 256 {
+		for second := range 256 {
+			for i := range b {
+				b[i] = 'x'
+			}
+			b[3], b[4], b[12] = byte(first), byte(second), '"'
+			if got, want := plainRun(b[:]), plain(b[:]); got != want {
+				t.Fatalf("%q: %d, want %d", b, got, want)
+			}
+		}
+	}
+}
+
+func TestKeysAreToldApartHoweverMany(t *testing.T) {
+	for _, n := range []int{1, fewKeys - 1, fewKeys, fewKeys + 1, 100_000} {
+		var b strings.Builder
+		b.WriteString(`{"model":"m"`)
+		for i := range n {
+			fmt.Fprintf(&b, `,"k%d":0`, i)
+		}
+		for _, c := range []struct{ last, code string }{{``, ""}, {`,"K0":0`, ambiguousKey}, {fmt.Sprintf(`,"k%d":0`, n-1), ambiguousKey}, {`,"MODEL":0`, ambiguousKey}} {
+			var call Call
+			code := ""
+			if p := ReadChat([]byte(b.String()+c.last+"}"), &call); p != nil {
+				code = p.Code
+			}
+			if code != c.code {
+				t.Errorf("%d keys and %s: %q, want %q", n, c.last, code, c.code)
+			}
+		}
 	}
 }

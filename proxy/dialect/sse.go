@@ -93,6 +93,9 @@ func (m *Meter) hold(p []byte) {
 		m.remember(p)
 		return
 	}
+	if len(p) == len(m.held) {
+		return // it is what is held
+	}
 	n := copy(m.held[:cap(m.held)], p)
 	m.held = append(m.held[:n], p[n:]...)
 }

@@ -131,6 +131,8 @@ func plainKey(s *scanner) (string, bool) {
 		return "audio_tokens", true
 	case "reasoning_tokens":
 		return "reasoning_tokens", true
+	case "total_tokens":
+		return "total_tokens", true
 	}
 	return "", true
 }
@@ -138,7 +140,7 @@ func plainKey(s *scanner) (string, bool) {
 // counts are those of a usage object as the provider writes them: details are
 // parts of the totals.
 type counts struct {
-	prompt, completion             int64
+	prompt, completion, total      int64
 	cached, cacheWrite, audioIn    int64
 	reasoning, audioOut            int64
 	hasPrompt, hasCompletion, lost bool
@@ -156,7 +158,11 @@ func readCounts(s *scanner) (Usage, bool) {
 	u.CacheWrite = part(&left, c.cacheWrite)
 	u.AudioInput = part(&left, c.audioIn)
 	u.Input = left
+	// Some providers count reasoning beside completion_tokens: only the total has it.
 	left = c.completion
+	if c.hasPrompt {
+		left = max(left, c.total-c.prompt)
+	}
 	u.Reasoning = part(&left, c.reasoning)
 	u.AudioOutput = part(&left, c.audioOut)
 	u.Output = left
@@ -208,6 +214,8 @@ func (c *counts) field(in, key string) *int64 {
 			return &c.prompt
 		case "completion_tokens":
 			return &c.completion
+		case "total_tokens":
+			return &c.total
 		}
 	case "prompt_tokens_details":
 		switch key {

@@ -3,7 +3,6 @@ import json
 import sys
 
 
-
 def plain(v):
     """v as strict JSON can say it: Python has NaN and lone surrogates."""
     return v if v is None or isinstance(v, (str, bool)) else "a " + type(v).__name__
