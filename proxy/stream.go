@@ -34,6 +34,8 @@ func (x *exchange) startStream() error {
 	s.x, s.left = x, x.answer.length
 	x.rec.Stream = true
 	if err := s.take(); err != nil {
+		x.drop()
+		x.ctx.Response.Reset()
 		return x.upstreamFault(err)
 	}
 	s.first = len(s.out) > frameRoom
@@ -66,6 +68,7 @@ func (s *stream) WriteTo(w io.Writer) (n int64, err error) {
 	defer func() {
 		if v := recover(); v != nil { // fasthttp recovers too, but keeps no books
 			s.x.s.panicked(s.x, v)
+			s.x.rec.Code = codeInternal
 			err = errCut
 		}
 	}()
@@ -225,6 +228,7 @@ func (s *stream) hijack() error {
 		defer func() {
 			if v := recover(); v != nil {
 				x.s.panicked(x, v)
+				x.rec.Code = codeInternal
 			}
 		}()
 		w := bufio.NewWriter(c)
