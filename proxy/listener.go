@@ -50,8 +50,10 @@ func (l *listener) Accept() (net.Conn, error) {
 func (s *Server) turnAway(c *net.TCPConn) {
 	defer func() { _ = c.Close() }()
 	f := refuse(codeOverloaded, "The gateway has as many connections as it may; try again.")
+	var x exchange
+	x.newID()
 	body := dialect.AppendError(nil, dialect.Error{Message: f.message, Type: f.row.kind, Code: f.row.code})
-	b := append([]byte("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: "), strconv.Itoa(len(body))...)
+	b := append([]byte("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nX-Request-Id: "+x.requestID()+"\r\nContent-Length: "), strconv.Itoa(len(body))...)
 	b = append(append(b, crlfcrlf...), body...)
 	_ = c.SetDeadline(time.Now().Add(time.Second))
 	_, _ = c.Write(b)
@@ -59,7 +61,7 @@ func (s *Server) turnAway(c *net.TCPConn) {
 	var drop [1 << 10]byte
 	_, _ = c.Read(drop[:]) // closing over unread bytes would reset the answer away
 	s.metrics.refused.inc(f.row.status)
-	s.log.Warn("connection refused", zap.String("code", f.row.code), zap.String("client", c.RemoteAddr().String()))
+	s.log.Warn("connection refused", zap.String("request_id", string(x.id[:])), zap.String("code", f.row.code), zap.String("client", c.RemoteAddr().String()))
 }
 
 // deadlines are a connection's limits in time, kept as stamps that the watcher
@@ -93,12 +95,21 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return c.SetWriteDeadline(t)
 }
 
-// Write lets the watcher see how long it takes.
-func (c *conn) Write(p []byte) (int, error) {
-	c.limits.writing.Store(c.s.watcher.clock.Load() + 1)
-	n, err := c.TCPConn.Write(p)
-	c.limits.writing.Store(0)
-	return n, err
+// writePiece is how much a client has limits.client_idle to take.
+const writePiece = 256 << 10
+
+// Write lets the watcher see how long it takes, piece by piece: a client that
+// takes a large answer slowly is not idle.
+func (c *conn) Write(p []byte) (n int, err error) {
+	for {
+		piece := p[n:min(len(p), n+writePiece)]
+		c.limits.writing.Store(c.s.watcher.clock.Load() + 1)
+		m, err := c.TCPConn.Write(piece)
+		c.limits.writing.Store(0)
+		if n += m; err != nil || n == len(p) {
+			return n, err
+		}
+	}
 }
 
 // Close may be called by fasthttp, by the watcher, and by both.
@@ -141,7 +152,7 @@ func (w *watcher) lookConns(now int64) {
 			_ = c.TCPConn.SetReadDeadline(time.Unix(1, 0))
 		}
 		idle := c.s.runtime.Load().cfg.Limits.ClientIdle
-		if from := c.limits.writing.Load(); from != 0 && now-from > int64(idle) {
+		if from := c.limits.writing.Load(); from != 0 && now-from > int64(idle+watchEvery) {
 			_ = c.TCPConn.SetLinger(0) // what is queued would keep the socket
 			_ = c.TCPConn.Close()
 		}

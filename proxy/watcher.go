@@ -107,7 +107,8 @@ func (w *watcher) look(now int64) {
 		if x.life.fd < 0 && time.Since(x.began) >= watchedFrom {
 			w.watch(x)
 		}
-		idle := time.Duration(now - x.life.since.Load())
+		// A stamp is up to a tick too old: nothing may be given up before its time.
+		idle := time.Duration(now-x.life.since.Load()) - watchEvery
 		l := &x.rt.cfg.Limits
 		switch phase(x.life.doing.Load()) {
 		case awaitsHead:
