@@ -62,9 +62,16 @@ func (x *exchange) bodyUnread() bool {
 }
 
 // close keeps the books of a request, whatever became of it, and frees it: one
-// decision counted, one log line, one record.
+// decision counted, one log line, one record. It never panics: fasthttp calls it
+// where nobody recovers.
 func (x *exchange) close(code string) {
 	s := x.s
+	defer x.free()
+	defer func() { // the answer stands; what the books call may be at fault
+		if v := recover(); v != nil {
+			s.panicked(x, v)
+		}
+	}()
 	s.watcher.remove(x)
 	now := x.ended // a whole answer is written right after
 	if now.IsZero() || x.rec.Stream {
@@ -100,7 +107,6 @@ func (x *exchange) close(code string) {
 	if e := s.log.Check(level, "request"); e != nil {
 		e.Write(r.Fields()...)
 	}
-	x.free()
 }
 
 // account counts what the call used.

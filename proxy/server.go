@@ -149,10 +149,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	x := s.begin(ctx)
 	defer func() {
 		if v := recover(); v != nil {
-			s.panicked(x, v)
-			x.drop()
-			ctx.Response.Reset()
-			x.refuse(refuse(codeInternal, "A fault of the gateway's own. Tell its operator the request id.").closing())
+			s.contain(x, v)
 		}
 	}()
 	if s.draining.Load() != serving {
@@ -161,6 +158,14 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	if err := x.serve(); err != nil {
 		x.refuse(err)
 	}
+}
+
+// contain ends a request that a fault of ours broke off.
+func (s *Server) contain(x *exchange, v any) {
+	s.panicked(x, v)
+	x.drop()
+	x.ctx.Response.Reset()
+	x.refuse(refuse(codeInternal, "A fault of the gateway's own. Tell its operator the request id.").closing())
 }
 
 // serve leads through the rooms. An exchange that was answered is gone when it
@@ -194,8 +199,14 @@ func (x *exchange) chat() error {
 
 // expect answers `Expect: 100-continue` after checks 1 to 4: a body that will be
 // refused is not asked for.
-func (s *Server) expect(ctx *fasthttp.RequestCtx) int {
+func (s *Server) expect(ctx *fasthttp.RequestCtx) (status int) {
 	x := s.begin(ctx)
+	defer func() {
+		if v := recover(); v != nil {
+			s.contain(x, v)
+			status = ctx.Response.StatusCode()
+		}
+	}()
 	err := x.door()
 	if err == nil && (x.route == nil || x.route.action != 0) {
 		err = x.identify()
