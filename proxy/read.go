@@ -15,7 +15,7 @@ func (x *exchange) read() error {
 		return refuse(codeMediaType, "A Content-Encoding on a request is not taken: send the body as it is.")
 	}
 	if !isJSON(x.head.contentType) {
-		return refuse(codeMediaType, "The Content-Type must be application/json.")
+		return refuse(codeMediaType, "The Content-Type must be application/json, in UTF-8.")
 	}
 	if err := x.readBody(); err != nil {
 		return err
@@ -28,13 +28,30 @@ func (x *exchange) read() error {
 	return nil
 }
 
-// isJSON takes application/json with any parameters; a missing one is JSON.
+// isJSON takes application/json with any parameters but a charset other than
+// UTF-8, in which somebody could read another body; a missing one is JSON.
 func isJSON(contentType []byte) bool {
 	if contentType == nil {
 		return true
 	}
-	media, _, _ := strings.Cut(str(contentType), ";")
-	return strings.EqualFold(strings.TrimSpace(media), "application/json")
+	media, rest, _ := strings.Cut(str(contentType), ";")
+	if !strings.EqualFold(strings.TrimSpace(media), "application/json") {
+		return false
+	}
+	for rest != "" {
+		var param string
+		param, rest, _ = strings.Cut(rest, ";")
+		name, value, _ := strings.Cut(param, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "charset") {
+			continue
+		}
+		switch strings.ToLower(strings.Trim(value, " \t\"")) {
+		case "utf-8", "utf8", "us-ascii":
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // readBody reads the whole body into the exchange's buffer, within
