@@ -104,7 +104,10 @@ func (h *headers) take(name, value []byte) bool {
 		}
 	case 'e':
 		if foldsTo(name, "expect") {
-			h.expects, h.expect = true, value
+			if !h.expects || strings.EqualFold(str(h.expect), "100-continue") { // the one that can't be met counts
+				h.expect = value
+			}
+			h.expects = true
 		}
 	case 'i':
 		if foldsTo(name, "idempotency-key") {

@@ -30,6 +30,7 @@ type conn struct {
 	blank    bool   // an empty line was passed before this head
 	fault    string // what is wrong with the head that comes next; "" nothing
 	tooLarge bool   // the fault is its size
+	owed     bool   // fasthttp has not been shown that there is a head
 }
 
 type connState uint8
@@ -44,7 +45,7 @@ const (
 // Read hands over bytes up to, and never into, a head that is refused.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.state == connFault {
-		return 0, errFraming
+		return c.fail(p)
 	}
 	n, err := c.TCPConn.Read(p)
 	if n == 0 {
@@ -55,9 +56,21 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if ok == 0 {
-		return 0, errFraming
+		return c.fail(p)
 	}
 	return ok, nil
+}
+
+// fail ends the reading. A head that is refused opens with a byte all the same:
+// to fasthttp nothing, or empty lines, before an error are a client that left,
+// and it answers nothing.
+func (c *conn) fail(p []byte) (int, error) {
+	if c.owed && len(p) > 0 {
+		c.owed = false
+		p[0] = '?'
+		return 1, nil
+	}
+	return 0, errFraming
 }
 
 // watch follows the framing of p and returns how many of its bytes are sound.
@@ -95,6 +108,7 @@ func (c *conn) watch(p []byte) int {
 }
 
 func (c *conn) refuse(fault string) {
+	c.owed = c.state == connHead
 	c.state, c.fault, c.head = connFault, fault, nil
 }
 
