@@ -14,7 +14,7 @@ func (x *exchange) authorize() error {
 	d := x.decide(x.ask.Model)
 	x.reason = d.Reason
 	if d.Reason != abac.Allowed {
-		return denial(d, x.policy, &x.ask)
+		return x.denial(d)
 	}
 	x.left = d.Targets
 	return nil

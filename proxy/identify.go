@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/keeptrusts/gateway/abac"
@@ -38,7 +39,7 @@ func (x *exchange) identify() error {
 	x.reason, x.judged = d.Reason, x.route != nil
 	var denied *refusal
 	if d.Reason != abac.Allowed {
-		denied = denial(d, x.policy, &x.ask)
+		denied = x.denial(d)
 		if denied.row.status == 401 {
 			return denied
 		}
@@ -110,7 +111,7 @@ func (x *exchange) checkRoute() error {
 		if !bytes.HasPrefix(x.path, []byte("/v1/")) {
 			hint = " The base URL ends in /v1."
 		}
-		return refuse(codeUnknownEndpoint, "There is no %s here.%s These exist: %s.", pathForHumans(x.path), hint, x.s.exist)
+		return refuse(codeUnknownEndpoint, "There is no %s here.%s These exist: %s.", x.pathForHumans(), hint, x.s.exist)
 	}
 	if str(x.ctx.Method()) != x.route.method {
 		f := refuse(codeMethodNotAllowed, "%s takes %s.", x.route.path, x.route.allow)
@@ -121,11 +122,11 @@ func (x *exchange) checkRoute() error {
 }
 
 // pathForHumans never repeats what may be a secret.
-func pathForHumans(path []byte) string {
-	if len(path) > 80 || bytes.Contains(path, []byte("kt_")) || bytes.Contains(path, []byte("sk-")) {
-		return "such path"
+func (x *exchange) pathForHumans() string {
+	if q := x.quoted(string(x.path)); q == strconv.Quote(string(x.path)) {
+		return string(x.path)
 	}
-	return string(path)
+	return "such path"
 }
 
 // misplaced counts a runtime token met here: it should never be in a client.

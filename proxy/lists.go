@@ -59,7 +59,7 @@ func (x *exchange) model() error {
 	d := x.decide(name)
 	x.reason = d.Reason
 	if d.Reason != abac.Allowed {
-		return denial(d, x.policy, &x.ask)
+		return x.denial(d)
 	}
 	return x.answerAny(newModelObject(name))
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/keeptrusts/gateway/abac"
@@ -130,7 +131,8 @@ func (r *refusal) closing() *refusal {
 
 // denial tells a caller why a decision went against it: which profile, what it
 // may use instead, whom to ask.
-func denial(d abac.Decision, p *abac.Policy, r *abac.Request) *refusal {
+func (x *exchange) denial(d abac.Decision) *refusal {
+	p, r := x.policy, &x.ask
 	prof := p.Profile()
 	b := &prof.Bindings
 	switch d.Reason {
@@ -147,17 +149,17 @@ func denial(d abac.Decision, p *abac.Policy, r *abac.Request) *refusal {
 	case abac.GatewayMismatch:
 		return refuse("gateway_mismatch", "Token %s is bound to gateway %q; this is %q. Use that gateway, or ask your administrator for a token of this one.", prof.ID, deref(b.GatewayID), r.GatewayID)
 	case abac.TeamMismatch:
-		return refuse("team_mismatch", "Token %s belongs to team %s, and %s. Name its own team in X-Keeptrusts-Team or none, or ask your administrator.", prof.ID, quotedOrNone(b.TeamID), teamFault(b.TeamID, r))
+		return refuse("team_mismatch", "Token %s belongs to team %s, and %s. Name its own team in X-Keeptrusts-Team or none, or ask your administrator.", prof.ID, quotedOrNone(b.TeamID), x.teamFault(b.TeamID))
 	case abac.ModelNotAllowed:
-		f := refuse("model_not_allowed", "Token %s may not use model %q. It may use: %s. Ask your administrator to widen it.", prof.ID, r.Model, granted(b.Models, prof.Purpose))
+		f := refuse("model_not_allowed", "Token %s may not use model %s. It may use: %s. Ask your administrator to widen it.", prof.ID, x.quoted(r.Model), granted(b.Models, prof.Purpose))
 		f.param = "model"
 		return f
 	case abac.ModelNotFound:
-		f := refuse(codeModelNotFound, "The model %q does not exist on this gateway. GET /v1/models lists those that token %s may use.", r.Model, prof.ID)
+		f := refuse(codeModelNotFound, "The model %s does not exist on this gateway. GET /v1/models lists those that token %s may use.", x.quoted(r.Model), prof.ID)
 		f.param = "model"
 		return f
 	case abac.ProviderNotAllowed:
-		return refuse("provider_not_allowed", "Token %s may not use a provider that serves model %q. It may use: %s. Ask your administrator to widen it.", prof.ID, r.Model, granted(b.Providers, prof.Purpose))
+		return refuse("provider_not_allowed", "Token %s may not use a provider that serves model %s. It may use: %s. Ask your administrator to widen it.", prof.ID, x.quoted(r.Model), granted(b.Providers, prof.Purpose))
 	}
 	return refuse("profile_invalid", "The profile of token %s can't be used: %s. Ask your administrator to mend it.", prof.ID, p.Problem())
 }
@@ -169,11 +171,19 @@ func stopped(s abac.Status) string {
 	return "revoked"
 }
 
-func teamFault(bound *string, r *abac.Request) string {
-	if r.Team != deref(bound) && r.Team != "" {
-		return fmt.Sprintf("the request asserts team %q", r.Team)
+func (x *exchange) teamFault(bound *string) string {
+	if r := &x.ask; r.Team != deref(bound) && r.Team != "" {
+		return "the request asserts team " + x.quoted(r.Team)
 	}
-	return fmt.Sprintf("the targets of model %q are open to other teams only", r.Model)
+	return "the targets of model " + x.quoted(x.ask.Model) + " are open to other teams only"
+}
+
+// quoted repeats what a caller sent, unless it is long or may be a secret.
+func (x *exchange) quoted(s string) string {
+	if len(s) > maxClaim || strings.Contains(s, "kt_") || strings.Contains(s, "sk-") || containsToken([]byte(s), x.rt.cfg.LegacyPrefixes) {
+		return "(not repeated)"
+	}
+	return strconv.Quote(s)
 }
 
 func granted(filter []string, p abac.Purpose) string {
