@@ -77,7 +77,8 @@ func (a *answer) parse(head []byte) error {
 	if !ok || len(line) < 12 || string(line[:7]) != "HTTP/1." || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
 		return errUpstreamHead
 	}
-	a.keep = line[7] == '1'
+	minor := line[7]
+	a.keep = minor == '1'
 	for _, d := range line[9:12] {
 		if d < '0' || d > '9' {
 			return errUpstreamHead
@@ -108,6 +109,8 @@ func (a *answer) parse(head []byte) error {
 		a.length = 0
 	case a.length == math.MinInt64:
 		a.length, a.keep = untilClose, false
+	case a.length == chunkedBody && minor != '1': // RFC 9112 §6.1: faulty
+		return errUpstreamHead
 	}
 	return nil
 }
