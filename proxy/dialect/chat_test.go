@@ -155,6 +155,8 @@ func TestReadChatRefuses(t *testing.T) {
 		{"a lone high surrogate in the model", `{"model":"m\ud800"}`, invalidValue, "model"},
 		{"a lone low surrogate in the model", `{"model":"\udc00m"}`, invalidValue, "model"},
 		{"a pair the wrong way round", `{"model":"\udc00\ud800"}`, invalidValue, "model"},
+		{"half a pair before a letter beyond the halves", `{"model":"\ud800\ue000"}`, invalidValue, "model"},
+		{"half a pair before half a pair", `{"model":"\ud800\ud800"}`, invalidValue, "model"},
 		{"half a pair before another escape", `{"model":"\ud800\n00dc00"}`, invalidValue, "model"},
 		{"stream is a string", `{"model":"m","stream":"true"}`, invalidValue, "stream"},
 		{"stream is a number", `{"model":"m","stream":1}`, invalidValue, "stream"},

@@ -221,7 +221,7 @@ func FuzzReadUsage(f *testing.F) {
 		`{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":2,"audio_tokens":1}}}`,
 		`{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],"usage":null}`,
 		`{"x":{"usage":{"prompt_tokens":1}}}`, `{"usage":{"prompt_tokens":1e3}}`, `{"usage":{"prompt_tokens":-1}}`, `{"usage":{"prompt_tokens":99999999999999999999}}`,
-		`{"us\u0061ge":{"prompt_tokens":1}}`, `{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}`, `{"usage":{"prompt_tokens":1,"total_tokens":7}}`, `[{"usage":{"prompt_tokens":1}}]`,
+		`{"us\u0061ge":{"prompt_tokens":1}}`, `{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}`, `{"usage":{"prompt_tokens":1,"total_tokens":7}}`, `[{"usage":{"prompt_tokens":1}}]`, `{"a":{"b"},"usage":{"prompt_tokens":1}}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -247,7 +247,7 @@ func FuzzReadUsage(f *testing.F) {
 }
 
 // plainUsage reads a usage that was believed by encoding/json. clear is false
-// where a key stands twice or a total is null.
+// where a key stands twice, or what stands around the usage is malformed.
 func plainUsage(t *testing.T, body []byte) (u Usage, clear bool) {
 	t.Helper()
 	type object = map[string]json.RawMessage
@@ -271,7 +271,11 @@ func plainUsage(t *testing.T, body []byte) (u Usage, clear bool) {
 	if bytes.Count(body, []byte(`"audio_tokens"`)) > 1 {
 		return u, false
 	}
-	usage := read(read(body)["usage"])
+	var whole object
+	if json.NewDecoder(bytes.NewReader(body)).Decode(&whole) != nil {
+		return u, false
+	}
+	usage := read(whole["usage"])
 	in, out := read(usage["prompt_tokens_details"]), read(usage["completion_tokens_details"])
 	left := count(usage, "prompt_tokens")
 	take := func(n int64) int64 { n = min(n, left); left -= n; return n }

@@ -36,6 +36,8 @@ func TestReadUsageTakesDisjointParts(t *testing.T) {
 			"completion_tokens_details":{"cached_tokens":1,"prompt_tokens":7}}}`, Usage{Input: 1}},
 		{"usage in a message and below other keys", `{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}","usage":{"prompt_tokens":8}}}],"x":{"usage":{"prompt_tokens":7}},"usage":{"prompt_tokens":1}}`, Usage{Input: 1}},
 		{"two usages", `{"usage":{"prompt_tokens":1,"completion_tokens":9},"usage":{"prompt_tokens":2}}`, Usage{Input: 2}},
+		{"a value elsewhere that is malformed", `{"a":{"b"},"usage":{"prompt_tokens":1}}`, Usage{Input: 1}},
+		{"nested deeply elsewhere", `{"a":` + nested("[", "]", 2000) + `,"usage":{"prompt_tokens":1}}`, Usage{Input: 1}},
 		{"usage and then null", `{"usage":{"prompt_tokens":1},"usage":null}`, Usage{Input: 1}},
 		{"a count twice", `{"usage":{"prompt_tokens":1,"prompt_tokens":2}}`, Usage{Input: 2}},
 	} {
