@@ -17,7 +17,7 @@ var errCut = errors.New("stream cut")
 
 // stream passes an upstream's events to the client. It is the body of the
 // response, so fasthttp calls WriteTo after the handler has returned, and Close
-// and CloseWithError, both, at the end.
+// at the end.
 type stream struct {
 	x      *exchange
 	chunks dechunker
@@ -194,7 +194,8 @@ func (s *stream) clientGone() error {
 // codeClientLeft stands in the log only: nobody is left to be told.
 const codeClientLeft = "client_closed_request"
 
-// Close keeps the books, once.
+// Close keeps the books, once. There must be no CloseWithError: fasthttp would call
+// it after Close, on an exchange that serves another request by then.
 func (s *stream) Close() error {
 	if s.closed || s.x == nil {
 		return nil
@@ -205,9 +206,6 @@ func (s *stream) Close() error {
 	x.close(x.rec.Code)
 	return nil
 }
-
-// CloseWithError is called beside Close.
-func (s *stream) CloseWithError(error) error { return s.Close() }
 
 // hijack serves an HTTP/1.0 client, which knows no chunks: its body ends with the
 // connection (RFC 9112 §6.1).

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/valyala/fasthttp"
 )
 
 // cut is an answer that stops before its end.
@@ -272,6 +274,14 @@ func TestWholeAnswersPassInEveryFraming(t *testing.T) {
 		if r := g.do(call(g.key, plainBody, claimed("with a length"))); r.status != 200 || r.body != completion {
 			t.Errorf("the call after %q: %d %.100q", name, r.status, r.body)
 		}
+	}
+}
+
+// fasthttp closes a body twice where it can: the second time would end whatever
+// request the exchange serves by then.
+func TestTheEndOfAStreamIsToldOnce(t *testing.T) {
+	if _, ok := any(&stream{}).(fasthttp.ReadCloserWithError); ok {
+		t.Error("a stream has a second way to be closed")
 	}
 }
 
