@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/keeptrusts/gateway/record"
 )
 
 const (
@@ -34,9 +37,52 @@ func openLogs(stderr io.Writer, level string) (*logs, error) {
 		EncodeLevel:    zapcore.LowercaseLevelEncoder,
 		EncodeDuration: zapcore.StringDurationEncoder,
 	})
-	l.Logger = zap.New(zapcore.NewCore(enc, l.sink, l.level))
+	l.Logger = zap.New(lineCore{zapcore.NewCore(enc, l.sink, l.level), l.sink})
 	return l, nil
 }
+
+// lineCore writes a request's line by the record's own hand and everything else by
+// zap's encoder. Both write the same form; TestLogLine holds them together.
+type lineCore struct {
+	zapcore.Core
+	sink zapcore.WriteSyncer
+}
+
+// With keeps the wrapper; fields that were added make every line zap's.
+func (c lineCore) With(fields []zapcore.Field) zapcore.Core {
+	if len(fields) > 0 {
+		return c.Core.With(fields)
+	}
+	return c
+}
+
+// Check adds this core, not the one inside.
+func (c lineCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+func (c lineCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if len(fields) != 1 {
+		return c.Core.Write(e, fields)
+	}
+	r, ok := fields[0].Interface.(*record.Record)
+	if !ok || fields[0].Type != zapcore.InlineMarshalerType {
+		return c.Core.Write(e, fields)
+	}
+	line, _ := lines.Get().(*[]byte)
+	if line == nil {
+		line = new([]byte)
+	}
+	*line = r.AppendLog((*line)[:0], e.Level.String(), e.Time, e.Message)
+	_, err := c.sink.Write(*line)
+	lines.Put(line)
+	return err
+}
+
+var lines sync.Pool // of *[]byte
 
 func (l *logs) setLevel(level string) error {
 	if level == "" {
