@@ -299,6 +299,10 @@ func (h *framing) field(line []byte) string {
 		}
 	}
 	switch len(name) {
+	case len("Expect"):
+		if foldsTo(name, "expect") {
+			copy(name, "Expect") // fasthttp, which does not normalise names here, knows no other spelling
+		}
 	case len("Host"):
 		if foldsTo(name, "host") {
 			h.hosts++

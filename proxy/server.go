@@ -114,7 +114,7 @@ func New(o Options) (*Server, error) {
 		MaxRequestBodySize:    prefetchLimit,
 		Concurrency:           max(l.Connections+1024, fasthttp.DefaultConcurrency),
 		SecureErrorLogMessage: true, NoDefaultServerHeader: true, NoDefaultContentType: true,
-		DisablePreParseMultipartForm: true, LazyRequestTime: true,
+		DisablePreParseMultipartForm: true, LazyRequestTime: true, DisableHeaderNamesNormalizing: true,
 		Logger: quiet{s},
 	}
 	return s, nil
