@@ -73,9 +73,24 @@ func (x *exchange) readHeaders(raw []byte) {
 			h.forward = append(append(h.forward, line...), '\r', '\n')
 		}
 	}
+	if legacy := x.rt.cfg.LegacyPrefixes; containsToken(h.forward, legacy) {
+		h.forward = withoutTokens(h.forward, legacy)
+	}
 	if h.contentType == nil {
 		h.forward = append(h.forward, "Content-Type: application/json\r\n"...)
 	}
+}
+
+// withoutTokens takes out of header lines those that hold a token: it never goes
+// upstream, wherever a client put it.
+func withoutTokens(lines []byte, legacy []string) []byte {
+	kept := make([]byte, 0, len(lines))
+	for line := range bytes.SplitAfterSeq(lines, []byte("\r\n")) {
+		if !containsToken(line, legacy) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
 }
 
 // take notes a header that matters and says whether it passes upstream.
