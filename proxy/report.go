@@ -24,6 +24,9 @@ const (
 	// maxPending bounds what waits for a control plane that is away; of what does
 	// not fit only the freshest use would be lost.
 	maxPending = 100_000
+	// usesAReport bounds what one report asks of the control plane: with more tokens
+	// in use than that a token's last use is told every few reports, its latest.
+	usesAReport = 1000
 	// misplacedEvery is how often one misplaced token is logged and reported.
 	misplacedEvery = time.Minute
 )
@@ -57,17 +60,22 @@ func (u *uses) note(x *exchange) {
 	}
 }
 
-func (u *uses) take() []record.Use {
+// take removes up to n uses, any of them.
+func (u *uses) take(n int) []record.Use {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.pending) == 0 {
+	n = min(n, len(u.pending))
+	if n == 0 {
 		return nil
 	}
-	all := make([]record.Use, 0, len(u.pending))
+	all := make([]record.Use, 0, n)
 	for id, at := range u.pending {
+		if len(all) == n {
+			break
+		}
 		all = append(all, record.Use{TokenID: id, At: at})
+		delete(u.pending, id)
 	}
-	clear(u.pending)
 	return all
 }
 
@@ -137,7 +145,11 @@ func (r *reporter) run() {
 func (r *reporter) send(signOff bool) {
 	report := r.base
 	report.SignOff = signOff
-	report.LastUsed = r.s.used.take()
+	uses := usesAReport
+	if signOff {
+		uses = maxPending
+	}
+	report.LastUsed = r.s.used.take(uses)
 	r.mu.Lock()
 	report.Misplaced, r.misplaced = r.misplaced, nil
 	r.mu.Unlock()
