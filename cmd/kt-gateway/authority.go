@@ -53,6 +53,7 @@ func (g *gateway) embedded(pl *plane, ln net.Listener) {
 	g.standing = standing{
 		org:   func() string { return controlplane.OrgDefault },
 		ready: func() error { return nil },
+		stale: func() time.Duration { return 0 },
 	}
 }
 
@@ -85,7 +86,7 @@ func (g *gateway) connect(ctx context.Context) (closePlane func(), err error) {
 	done := make(chan struct{})
 	go func() { defer close(done); id.keep(trying) }()
 	g.authority = id
-	g.standing = standing{org: id.orgID, ready: id.ready}
+	g.standing = standing{org: id.orgID, ready: id.ready, stale: id.stale}
 	return func() { stop(); <-done }, nil
 }
 

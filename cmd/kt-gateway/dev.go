@@ -106,15 +106,16 @@ func (f *devFlags) run(ctx context.Context, p program) error {
 		if err := s.Readiness(); err != nil {
 			return err
 		}
-		tokens, err := f.mint(ctx, data, devPlane{url: baseURL(l.plane.Addr().String()), admin: admin, target: up.id, gatewayID: cfg.GatewayID})
+		r := devReady{
+			Gateway: baseURL(l.gateway.Addr().String()), Operations: baseURL(l.operations.Addr().String()),
+			ControlPlane: baseURL(l.plane.Addr().String()), AdminToken: admin.Reveal(), Models: []string{devModel, devDearModel},
+			config: path, kept: f.data != "", target: up.id, gatewayID: cfg.GatewayID,
+		}
+		tokens, err := mintDev(ctx, data, devPlane{url: r.ControlPlane, admin: admin, target: up.id, gatewayID: cfg.GatewayID})
 		if err != nil {
 			return err
 		}
-		r := devReady{
-			Gateway: baseURL(l.gateway.Addr().String()), Operations: baseURL(l.operations.Addr().String()),
-			ControlPlane: baseURL(l.plane.Addr().String()), AdminToken: admin.Reveal(), Tokens: *tokens,
-			Models: []string{devModel, devDearModel}, config: path, kept: f.data != "", target: up.id, gatewayID: cfg.GatewayID,
-		}
+		r.Tokens = *tokens
 		return r.print(p, f.json)
 	})
 }

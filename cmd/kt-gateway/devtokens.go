@@ -23,8 +23,8 @@ type devTokens struct {
 	GatewayRuntime string `json:"gateway_runtime"`
 }
 
-// mint makes a token for each profile and revokes those of the start before.
-func (f *devFlags) mint(ctx context.Context, data *dataDir, d devPlane) (*devTokens, error) {
+// mintDev makes a token for each profile and revokes those of the start before.
+func mintDev(ctx context.Context, data *dataDir, d devPlane) (*devTokens, error) {
 	c, err := d.client()
 	if err != nil {
 		return nil, err

@@ -45,6 +45,7 @@ type gateway struct {
 type standing struct {
 	org   func() string // "" until it is known
 	ready func() error
+	stale func() time.Duration // since the control plane last answered; 0: never yet, or it is this process
 }
 
 // serve runs the data plane until ctx ends and it has drained, or until it fails.
@@ -71,6 +72,7 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	if err != nil {
 		return err
 	}
+	g.measure()
 	g.operations.setReady(server.Readiness)
 
 	ended := make(chan error, 1)
@@ -113,6 +115,25 @@ func (g *gateway) drain(server *proxy.Server, ended <-chan error) error {
 	}
 	g.log.Info("ended")
 	return nil
+}
+
+// measure registers what /metrics says of the standing with the control plane.
+func (g *gateway) measure() {
+	g.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "keeptrusts_gateway_authz_staleness_seconds",
+			Help: "Seconds since the control plane last answered anything; 0 when it is embedded, or never did.",
+		}, func() float64 { return g.standing.stale().Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "keeptrusts_gateway_ready",
+			Help: "Whether the gateway's identity is confirmed and its cache usable: 1 or 0.",
+		}, func() float64 {
+			if g.standing.ready() != nil {
+				return 0
+			}
+			return 1
+		}),
+	)
 }
 
 // newInstance names this process among those that share its gateway id.

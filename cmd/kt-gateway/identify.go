@@ -120,6 +120,12 @@ func echoOff(f *os.File) (restore func(), ok bool) {
 	return func() { termios(f, syscall.TCSETS, &t) }, true
 }
 
+// terminal says whether a person may sit at the other end of f.
+func terminal(f *os.File) bool {
+	var t syscall.Termios
+	return termios(f, syscall.TCGETS, &t)
+}
+
 func termios(f *os.File, request uintptr, t *syscall.Termios) bool {
 	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(t)))
 	return errno == 0

@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// terminal opens a pseudo-terminal and returns the program's end of it.
-func terminal(t *testing.T) *os.File {
+// pseudoTerminal opens a pseudo-terminal and returns the program's end of it.
+func pseudoTerminal(t *testing.T) *os.File {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -31,7 +31,10 @@ func terminal(t *testing.T) *os.File {
 }
 
 func TestATerminalShowsNothingOfAToken(t *testing.T) {
-	f := terminal(t)
+	f := pseudoTerminal(t)
+	if !terminal(f) {
+		t.Error("not taken for a terminal")
+	}
 	echoes := func() bool {
 		var now syscall.Termios
 		if !termios(f, syscall.TCGETS, &now) {
@@ -58,7 +61,7 @@ func TestAFileIsNoTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, ok := echoOff(f); ok {
+	if _, ok := echoOff(f); ok || terminal(f) {
 		t.Error("/dev/null is taken for a terminal")
 	}
 }

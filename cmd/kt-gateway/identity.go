@@ -218,6 +218,16 @@ func (i *identity) ready() error {
 	return nil
 }
 
+// stale is how long ago the control plane last answered; 0: it never did.
+func (i *identity) stale() time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.answer.IsZero() {
+		return 0
+	}
+	return i.now().Sub(i.answer)
+}
+
 // Load asks for a token's profile, once the identity is confirmed.
 func (i *identity) Load(ctx context.Context, d token.Digest) (*abac.Profile, error) {
 	if err := i.confirmed(); err != nil {

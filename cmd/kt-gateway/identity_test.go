@@ -223,6 +223,9 @@ func TestReadinessEndsMaxStaleAfterTheLastAnswer(t *testing.T) {
 		if err := i.ready(); err != nil {
 			t.Errorf("not ready at max_stale: %v", err)
 		}
+		if got := i.stale(); got != time.Minute {
+			t.Errorf("stale for %v, want a minute", got)
+		}
 		s.report = errors.New("connection refused")
 		_ = i.Report(t.Context(), record.Report{})
 		time.Sleep(time.Nanosecond)

@@ -22,6 +22,7 @@ const (
 func main() {
 	stayAwake(os.Args[1:], os.Environ())
 	ctx, cancel := context.WithCancel(context.Background())
+	args := os.Args[1:]
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
@@ -31,9 +32,15 @@ func main() {
 		os.Exit(exitFailed)
 	}()
 	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
+	switch {
+	case len(args) == 0:
+	case args[0] == "dev" && terminal(os.Stdin):
+		signal.Notify(stop, syscall.SIGHUP) // the window was closed: nobody is left to end it
+	case args[0] == "dev" || args[0] == "run":
+		signal.Notify(hup, syscall.SIGHUP)
+	}
 
-	os.Exit(run(ctx, os.Args[1:], program{
+	os.Exit(run(ctx, args, program{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, hup: hup,
 	}))
 }
