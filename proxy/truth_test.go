@@ -198,10 +198,12 @@ func TestMalformedFramingOfAnUpstreamIsNeverPassedOnAsWhole(t *testing.T) {
 	for name, head := range heads {
 		raw["head: "+name] = head
 	}
+	var gone moments
 	u := scripted(t, func(c *callee) {
 		if r := c.request(); r != "" {
 			c.send(raw[claimOf(r)])
 			c.gone()
+			gone.note(claimOf(r))
 		}
 	})
 	g := start(t, plainConfig(u.url))
@@ -211,6 +213,11 @@ func TestMalformedFramingOfAnUpstreamIsNeverPassedOnAsWhole(t *testing.T) {
 			body = streamBody
 		}
 		r := g.do(call(g.key, body, claimed(name)))
+		select {
+		case <-gone.of(name):
+		case <-time.After(time.Second): // the collector may close what leaks, but later
+			t.Errorf("%s: the upstream's connection stays open", name)
+		}
 		if r.status == 502 && r.problem().Code == codeUpstreamError && r.header.Get("X-Keeptrusts-Target") == "" {
 			continue
 		}
@@ -219,9 +226,6 @@ func TestMalformedFramingOfAnUpstreamIsNeverPassedOnAsWhole(t *testing.T) {
 		}
 		t.Errorf("%s: %d %v %q %v", name, r.status, r.header, r.body, r.err)
 	}
-	eventually(t, "every upstream connection is closed", func() bool {
-		return u.accepted() == len(raw) && g.s.open.Load() == 0
-	})
 }
 
 func TestWholeAnswersPassInEveryFraming(t *testing.T) {
@@ -270,9 +274,13 @@ func TestWholeAnswersPassInEveryFraming(t *testing.T) {
 		if r.err != nil || r.status/100 != 2 || sha256.Sum256([]byte(r.body)) != sha256.Sum256([]byte(test.want)) {
 			t.Errorf("%s: %d, %d bytes (%v), want %d", name, r.status, len(r.body), r.err, len(test.want))
 		}
+		before := u.accepted()
 		// What was left over must not become the next call's answer.
 		if r := g.do(call(g.key, plainBody, claimed("with a length"))); r.status != 200 || r.body != completion {
 			t.Errorf("the call after %q: %d %.100q", name, r.status, r.body)
+		}
+		if fresh := u.accepted() > before; name == "a length that is shorter" && !fresh {
+			t.Errorf("%s: a connection with bytes left on it was used again", name)
 		}
 	}
 }
