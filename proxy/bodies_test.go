@@ -130,6 +130,13 @@ func TestNoBodyReachesAModelOutsideTheProfile(t *testing.T) {
 		}
 	}
 	send(`{"model":"chat","x":"+ACIALAAi-model+ACIAOgAi-mapped"}`, types[3])
+	for _, charset := range []string{"utf-7", "\"UTF-16\"", "latin1", "utf-8; charset=utf-7", ""} {
+		// An upstream that minds the charset would read another body.
+		r := g.do(call(key, `{"model":"chat","x":"+ACIALAAi-model+ACIAOgAi-mapped"}`, "Content-Type: application/json; Charset="+charset))
+		if r.status != 415 || r.problem().Code != codeMediaType {
+			t.Errorf("charset %q: %d %q", charset, r.status, r.body)
+		}
+	}
 
 	var in bytes.Buffer
 	forwarded := u.seen()

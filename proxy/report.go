@@ -38,7 +38,6 @@ type uses struct {
 
 	mu      sync.Mutex
 	pending map[string]time.Time
-	lost    bool
 }
 
 func (u *uses) note(x *exchange) {
