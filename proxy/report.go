@@ -31,8 +31,11 @@ const (
 	misplacedEvery = time.Minute
 )
 
-// uses notes which tokens were used. A token that was noted within the last
-// second costs one load: slots hold part of the digest and the second.
+// usedWithin is how exact a last use is, in seconds.
+const usedWithin = 2
+
+// uses notes which tokens were used. A token that was noted in the same window
+// costs one load: slots hold part of the digest and the window.
 type uses struct {
 	slots [1 << 14]atomic.Uint64
 
@@ -42,8 +45,8 @@ type uses struct {
 
 func (u *uses) note(x *exchange) {
 	d := &x.entry.Digest
-	second := uint64(x.began.Unix()) & 0xffff
-	mark := binary.LittleEndian.Uint64(d[8:])<<16 | second
+	window := uint64(x.began.Unix()) / usedWithin & 0xffff
+	mark := binary.LittleEndian.Uint64(d[8:])<<16 | window
 	slot := &u.slots[binary.LittleEndian.Uint16(d[:])&(1<<14-1)]
 	if slot.Load() == mark {
 		return
