@@ -581,7 +581,7 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 			}
 		}
 	})
-	g := start(t, strings.Replace(plainConfig(u.url), "limits: {", "limits: {client_idle: 600ms, ", 1))
+	g := start(t, strings.Replace(plainConfig(u.url), "limits: {", "limits: {client_idle: 1200ms, ", 1))
 	var wait sync.WaitGroup
 	for _, id := range []string{"stuck", "stuck http10", "slow", "slow whole"} {
 		wait.Go(func() {
@@ -599,12 +599,12 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 			at := <-came.of(id)
 			switch {
 			case strings.HasPrefix(id, "slow"):
-				n, err := slowly(w, 400<<10, 60*time.Millisecond)
+				n, err := slowly(w, 400<<10, 80*time.Millisecond)
 				if err != nil || n < 20<<20 {
 					t.Errorf("%s: cut after %d bytes: %v", id, n, err)
 				}
 			default:
-				if d := (<-gone.of(id)).Sub(at); d < 600*time.Millisecond || d > 5*time.Second {
+				if d := (<-gone.of(id)).Sub(at); d < 1200*time.Millisecond || d > patience {
 					t.Errorf("%s: cut after %v", id, d)
 				}
 			}
@@ -614,9 +614,9 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 	eventually(t, "every exchange is free", func() bool { return g.s.open.Load() == 0 })
 	w := g.dial()
 	_ = w.SetReadBuffer(64 << 10)
-	before := g.s.conns.Load()
 	w.send(call(g.key, plainBody, claimed("stuck whole")))
 	<-came.of("stuck whole")
+	before := g.s.conns.Load()
 	eventually(t, "the connection of a client that does not read a whole answer is closed", func() bool { return g.s.conns.Load() < before })
 	if n := g.metric("keeptrusts_gateway_client_closed_requests_total"); n != 2 {
 		t.Errorf("client_closed_requests_total is %v, want 2", n)
