@@ -537,6 +537,7 @@ func TestASilentUpstreamIsGivenUpInTimeAndNotBefore(t *testing.T) {
 
 // slowly reads a body with pauses, through a small window.
 func slowly(w *wire, piece int, pause time.Duration) (int64, error) {
+	_ = w.SetDeadline(time.Now().Add(6 * patience))
 	res, err := http.ReadResponse(w.r, &http.Request{Method: "POST"})
 	if err != nil {
 		return 0, err
