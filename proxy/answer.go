@@ -100,7 +100,11 @@ func (a *answer) parse(head []byte) error {
 		if colon <= 0 || !isToken(line[:colon]) {
 			return errUpstreamHead
 		}
-		if err := a.field(line[:colon], trimOWS(line[colon+1:])); err != nil {
+		value := trimOWS(line[colon+1:])
+		if hasControl(value) {
+			return errUpstreamHead
+		}
+		if err := a.field(line[:colon], value); err != nil {
 			return err
 		}
 	}

@@ -147,43 +147,39 @@ func (x *exchange) free() {
 	if x.slotted {
 		s.streams.Add(-1)
 	}
-	keep := exchange{body: x.body[:0], out: x.out[:0], order: x.order[:0]}
-	if cap(keep.body) > keptBuffer {
-		keep.body = nil
-	}
-	if cap(keep.out) > keptBuffer {
-		keep.out = nil
-	}
-	keep.head.forward = x.head.forward[:0]
-	keep.stream.out = x.stream.out[:0]
-	if cap(keep.stream.out) > keptBuffer {
-		keep.stream.out = nil
-	}
-	keep.meter = x.meter
-	x.reset(&keep)
+	x.reset()
 	s.exchanges.Put(x)
 	if s.open.Add(-1) == 0 && s.draining.Load() != serving {
 		s.wake()
 	}
 }
 
-// reset empties everything but the buffers in keep.
-func (x *exchange) reset(keep *exchange) {
+// reset empties everything but buffers of an ordinary size.
+func (x *exchange) reset() {
 	x.s, x.rt, x.ctx, x.client = nil, nil, nil, nil
 	x.path, x.query, x.route = nil, nil, nil
-	x.head = headers{forward: keep.head.forward}
+	x.head = headers{forward: kept(x.head.forward)}
 	x.entry, x.policy, x.ask = nil, nil, abac.Request{}
 	x.reason, x.judged = 0, false
-	x.body, x.held, x.call = keep.body, 0, dialect.Call{}
-	x.serving, x.left, x.order = nil, 0, keep.order
-	x.target, x.slot, x.out, x.answer = nil, 0, keep.out, answer{}
+	x.body, x.held, x.call = kept(x.body), 0, dialect.Call{}
+	x.serving, x.left, x.order = nil, 0, x.order[:0]
+	x.target, x.slot, x.out = nil, 0, kept(x.out)
+	x.answer.status, x.answer.n = 0, 0 // readAnswer empties the rest
 	x.sent, x.ended = time.Time{}, time.Time{}
-	x.stream = stream{out: keep.stream.out}
+	x.stream = stream{out: kept(x.stream.out)}
 	x.usage, x.metered, x.slotted = dialect.Usage{}, false, false
 	x.rec = record.Record{}
 	x.life.up, x.life.dialing, x.life.next, x.life.prev, x.life.listed = nil, nil, nil, nil, false
 	x.life.cause.Store(0)
 	x.life.doing.Store(0)
+}
+
+// kept empties a buffer, or lets go of one that grew large.
+func kept(b []byte) []byte {
+	if cap(b) > keptBuffer {
+		return nil
+	}
+	return b[:0]
 }
 
 // attach hands the connection to the watcher, so that an abort closes it. False:

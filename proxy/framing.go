@@ -293,10 +293,8 @@ func (h *framing) field(line []byte) string {
 		return "a header name" // obs-fold, a space before the colon, none at all
 	}
 	name, value := line[:colon], trimOWS(line[colon+1:])
-	for _, c := range value {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return "a control character in a header value"
-		}
+	if hasControl(value) {
+		return "a control character in a header value"
 	}
 	switch len(name) {
 	case len("Expect"):
@@ -382,6 +380,16 @@ func foldsTo(name []byte, lower string) bool {
 		}
 	}
 	return true
+}
+
+// hasControl looks for what no header value may hold (RFC 9110 §5.5).
+func hasControl(value []byte) bool {
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return true
+		}
+	}
+	return false
 }
 
 func trimOWS(b []byte) []byte {
