@@ -19,7 +19,7 @@ var seedHeads = []string{
 	"POST /a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n", "GET /a HTTP/1.0\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
 	"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\nX:\t a \t\r\n\r\n", "POST /a HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n",
 	"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "POST /a HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
-	"POST /a HTTP/1.1\nHost: a\n\n", "GET //h/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "GET /%2f HTTP/1.1\r\nhOsT:a\r\ncontent-LENGTH:0\r\n\r\n",
+	"POST /a HTTP/1.1\nHost: a\n\n", "GET /a HTTP/1.1\r\n\r\n", "GET /a HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "GET //h/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "GET /%2f HTTP/1.1\r\nhOsT:a\r\ncontent-LENGTH:0\r\n\r\n",
 }
 
 // FuzzParseHead: what we take, net/http takes, and reads the same in it.
@@ -53,7 +53,7 @@ func FuzzParseHead(f *testing.F) {
 		if !h.chunked && h.length != r.ContentLength {
 			t.Fatalf("length %d, net/http reads %d", h.length, r.ContentLength)
 		}
-		if h.hosts > 1 || h.hosts == 1 && !strings.HasPrefix(r.RequestURI, "//") && !bytes.Contains(head, []byte(r.Host)) {
+		if h.hosts != 1 && !h.http10 || h.hosts > 1 || h.hosts == 1 && !strings.HasPrefix(r.RequestURI, "//") && !bytes.Contains(head, []byte(r.Host)) {
 			t.Fatalf("%d hosts, net/http reads %q", h.hosts, r.Host)
 		}
 	})
@@ -112,7 +112,7 @@ func FuzzWatch(f *testing.F) {
 func FuzzDechunker(f *testing.F) {
 	for _, s := range []string{
 		"5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\n\r\n", "0\r\nX: 1\r\n\r\n", "00a\r\n0123456789\r\n0\r\n\r\nrest", "5 \r\nhello\r\n0\r\n\r\n",
-		"5\nhello\n0\n\n", "FFFFFFFFFFFFFFFFF\r\n", "5\r\nhello0\r\n\r\n", "\r\n", "1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+		"5\nhello\n0\n\n", "FFFFFFFFFFFFFFFFF\r\n", "5\r\nhello0\r\n\r\n", "5\r\nhelloXX0\r\n\r\n", "\r\n", "1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
 	} {
 		f.Add([]byte(s), uint8(3), true)
 		f.Add([]byte(s), uint8(0), false)
@@ -163,6 +163,7 @@ func FuzzAnswerHead(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nConnection: a, Close\r\nContent-Type: text/event-stream\r\n\r\n", "HTTP/1.1 999 x\r\nContent-Encoding: gzip\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 100 x\r\n0:\r\r\n\r\n",
 	} {
 		f.Add([]byte(s))
 	}
@@ -179,7 +180,7 @@ func FuzzAnswerHead(f *testing.F) {
 		}
 		r, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: "POST"})
 		if err != nil {
-			if strings.Contains(err.Error(), "railer") || a.status >= 100 && bytes.ContainsAny(head, "\x00") {
+			if strings.Contains(err.Error(), "railer") {
 				return
 			}
 			t.Fatalf("%+v, and refused by net/http: %v", a, err)
