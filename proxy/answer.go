@@ -74,7 +74,7 @@ func (c *upstreamConn) readHead() ([]byte, error) {
 
 func (a *answer) parse(head []byte) error {
 	line, rest, ok := cutLine(head)
-	if !ok || len(line) < 12 || string(line[:7]) != "HTTP/1." || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
+	if !ok || len(line) < 12 || string(line[:7]) != "HTTP/1." || line[7] < '0' || line[7] > '9' || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
 		return errUpstreamHead
 	}
 	minor := line[7]

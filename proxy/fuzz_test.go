@@ -163,7 +163,7 @@ func FuzzAnswerHead(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nConnection: a, Close\r\nContent-Type: text/event-stream\r\n\r\n", "HTTP/1.1 999 x\r\nContent-Encoding: gzip\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 100 x\r\n0:\r\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 100 x\r\n0:\r\r\n\r\n", "HTTP/1.A 200 OK\r\n\r\n",
 	} {
 		f.Add([]byte(s))
 	}
