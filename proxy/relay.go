@@ -13,8 +13,8 @@ import (
 	"github.com/keeptrusts/gateway/proxy/dialect"
 )
 
-// maxWhole is how much of an answer is held to be read for its usage before it
-// goes on; a larger one passes unmetered behind what was held.
+// maxWhole is the largest answer that is taken whole, in bytes: it is held until
+// its end is known. A larger one is an upstream_error.
 const maxWhole = 64 << 20
 
 var (

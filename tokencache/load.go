@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -192,10 +193,21 @@ func (c *Cache) load(f *flight) {
 	close(f.done)
 }
 
+// callLoader contains a loader's panic: it costs the requests that wait for this load,
+// not the process. The value may hold anything, so only its type is told.
+func (c *Cache) callLoader(ctx context.Context, d token.Digest) (p *abac.Profile, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p, err = nil, fmt.Errorf("the loader panicked with a %T", v)
+		}
+	}()
+	return c.loader.Load(ctx, d)
+}
+
 // answer asks and puts what comes in its place.
 func (c *Cache) answer(ctx context.Context, f *flight) (*Entry, error) {
 	epoch := c.revocations.epoch.Load()
-	p, err := c.loader.Load(ctx, f.digest)
+	p, err := c.callLoader(ctx, f.digest)
 	switch {
 	case errors.Is(err, token.ErrUnknown):
 		c.metrics.loadUnknown.Add(1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -129,6 +130,18 @@ func TestNothingIsLeftOutBelowTheLimit(t *testing.T) {
 	}
 	if lost := c.metrics.notAdmitted.Load() + c.hot.evicted.Load(); lost != 0 {
 		t.Errorf("%d left out", lost)
+	}
+}
+
+func TestALoadersPanicIsAFailureOfThatLoad(t *testing.T) {
+	p := &plane{}
+	p.set(dig(1), profile(1, 1, abac.Active))
+	c := open(t, p, nil)
+	defer c.Close()
+	p.on(func(context.Context, token.Digest) error { panic("kt_live_secret") })
+	_, err := c.Get(t.Context(), dig(1))
+	if !errors.Is(err, ErrUnavailable) || strings.Contains(err.Error(), "secret") {
+		t.Fatalf("got %v", err)
 	}
 }
 
