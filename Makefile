@@ -62,7 +62,7 @@ deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3,
 test: needs ## all tests under the race detector, the allocation gates without it, 5 s of each fuzz target
 	$(MAKE) race
 	$(MAKE) allocs
-	$(MAKE) fuzz FUZZTIME=5s PART=1/1
+	./test/fuzz.sh 1/1 5s light
 	echo "test: all of it passed"
 
 race: ## the tests alone, under the race detector: make race TESTFLAGS='-run TestScripts'
