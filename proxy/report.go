@@ -32,7 +32,7 @@ const (
 )
 
 // usedWithin is how exact a last use is, in seconds.
-const usedWithin = 2
+const usedWithin = 15
 
 // uses notes which tokens were used. A token that was noted in the same window
 // costs one load: slots hold part of the digest and the window.
