@@ -202,7 +202,7 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 			}
 		}
 	})
-	g := start(t, strings.Replace(plainConfig(u.url), "limits: {", "limits: {client_idle: 1200ms, ", 1))
+	g := start(t, strings.Replace(plainConfig(u.url), "limits: {", "limits: {client_idle: 2500ms, ", 1))
 	var wait sync.WaitGroup
 	for _, id := range []string{"stuck", "stuck http10", "slow", "slow whole"} {
 		wait.Go(func() {
@@ -225,7 +225,7 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 					t.Errorf("%s: cut after %d bytes: %v", id, n, err)
 				}
 			default:
-				if d := (<-gone.of(id)).Sub(at); d < 1200*time.Millisecond || d > patience {
+				if d := (<-gone.of(id)).Sub(at); d < 2500*time.Millisecond || d > patience {
 					t.Errorf("%s: cut after %v", id, d)
 				}
 			}
