@@ -257,11 +257,11 @@ func TestPlainRunStopsWhereAStringDoes(t *testing.T) {
 func TestKeysAreToldApartHoweverMany(t *testing.T) {
 	for _, n := range []int{1, fewKeys - 1, fewKeys, fewKeys + 1, 100_000} {
 		var b strings.Builder
-		b.WriteString(`{"model":"m"`)
+		b.WriteString(`{"first":0,"model":"m"`)
 		for i := range n {
 			fmt.Fprintf(&b, `,"k%d":0`, i)
 		}
-		for _, c := range []struct{ last, code string }{{``, ""}, {`,"K0":0`, ambiguousKey}, {fmt.Sprintf(`,"k%d":0`, n-1), ambiguousKey}, {`,"MODEL":0`, ambiguousKey}} {
+		for _, c := range []struct{ last, code string }{{``, ""}, {`,"First":0`, ambiguousKey}, {`,"K0":0`, ambiguousKey}, {fmt.Sprintf(`,"k%d":0`, n-1), ambiguousKey}, {`,"MODEL":0`, ambiguousKey}} {
 			var call Call
 			code := ""
 			if p := ReadChat([]byte(b.String()+c.last+"}"), &call); p != nil {
