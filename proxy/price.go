@@ -70,3 +70,17 @@ func (s pico) nano() int64 {
 	}
 	return int64(q)
 }
+
+// worst is the most that a call may cost in nano-USD: input at its dearest part,
+// output (of all choices together) at its dearest, rounded up once as cost does.
+// known is false where a part that may be used has no price.
+func worst(p *config.Price, input, output int64, audioOut bool) (nano int64, known bool) {
+	if p == nil {
+		return 0, false
+	}
+	return cost(dialect.Usage{Input: input, Output: output}, p)
+}
+
+// affordable is the most output tokens a choice, of n, that nano bears after the
+// input; 0: none.
+func affordable(p *config.Price, nano, input, n int64) int64 { return 0 }

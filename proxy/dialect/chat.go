@@ -17,6 +17,11 @@ type Call struct {
 	Stream       bool
 	IncludeUsage bool // stream_options.include_usage is true
 
+	// The output limits that the call names, in tokens a choice; -1: not named.
+	MaxTokens, MaxCompletionTokens, MaxOutputTokens int64
+
+	N int64 // choices, 1 where the call doesn't say
+
 	open         int  // behind the body's opening brace
 	options      Span // the value of stream_options
 	optionsKind  kind
@@ -37,7 +42,7 @@ const (
 // but the whole must be one JSON object in UTF-8 in which no top-level key stands
 // twice. c may be used again. It does not allocate for an ordinary body.
 func ReadChat(body []byte, c *Call) *Problem {
-	*c = Call{}
+	*c = Call{MaxTokens: -1, MaxCompletionTokens: -1, MaxOutputTokens: -1, N: 1}
 	if bytes.HasPrefix(body, []byte("\xef\xbb\xbf")) {
 		return malformed("it opens with a byte-order mark", 0)
 	}
@@ -287,6 +292,8 @@ func (c *Call) optionMembers(s *scanner) *Problem {
 type Edit struct {
 	Model        string // the upstream's name of the model; "": as it is
 	IncludeUsage bool   // ask for usage in a stream
+	OutputLimit  int64  // tokens a choice, under the name OutputField; 0: none is set
+	OutputField  string // max_tokens, max_completion_tokens or max_output_tokens
 }
 
 // Append appends the body with the edit, every other byte as it was. The body is
