@@ -19,10 +19,12 @@
 //     names, by the providers that are granted
 //
 // Everything denies by default: a zero Decision, a nil or zero Policy, an unknown
-// value of any enum, a binding that is not understood or not enforced. Filters
+// value of any enum, a binding that is not understood. Filters
 // (models, providers) grant: absent, they grant everything to general and nothing
 // to integration; empty, nothing to anybody; an exclusion always wins. Restrictions
-// (gateway, team, budgets, rate limits) narrow; absent, they do not.
+// (gateway, team, budgets, rate limits) narrow; absent, they do not. Budgets and
+// rate limits are check 7: not decided here but by what is left when a call wants
+// to reserve.
 //
 // Explain gives the same verdict with every check, for people; Validate names
 // everything for which a profile is refused when it is minted.

@@ -17,7 +17,7 @@ when { (principal.purpose == "general" || principal.purpose == "integration") &&
 
 forbid (principal, action, resource) unless { principal.status == "active" };
 forbid (principal, action, resource) when { principal.id == "" || principal.org == "" };
-forbid (principal, action, resource) when { principal.damaged || principal.unenforced || principal.bad_pattern };
+forbid (principal, action, resource) when { principal.damaged || principal.empty || principal.bad_rate || principal.bad_pattern };
 forbid (principal, action, resource) when { principal has not_before && context.now + 60000000000 < principal.not_before };
 forbid (principal, action, resource) unless { !(principal has expires_at) || context.now < principal.expires_at };
 forbid (principal, action, resource) unless { principal.org == context.org };
@@ -53,7 +53,8 @@ func newCedarToken(base *cedar.PolicySet, p *Profile, damaged bool) (*cedarToken
 		"principal_type": cedar.String(p.PrincipalType),
 		"status":         cedar.String(p.Status),
 		"damaged":        cedar.Boolean(damaged),
-		"unenforced":     cedar.Boolean(b.Budgets != nil || b.RateLimits != nil),
+		"empty":          cedar.Boolean(b.Budgets != nil && len(b.Budgets) == 0 || b.RateLimits != nil && *b.RateLimits == RateLimits{}),
+		"bad_rate":       cedar.Boolean(b.RateLimits != nil && min(b.RateLimits.RequestsPerMinute, b.RateLimits.TokensPerMinute, b.RateLimits.MaxParallelRequests) < 0),
 		"bad_pattern":    cedar.False,
 	}
 	if p.NotBefore != nil {

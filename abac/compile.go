@@ -10,8 +10,6 @@ import (
 // not_before. Expiry has none.
 const notBeforeLeeway = 60 * time.Second
 
-const notEnforced = "not enforced by this version"
-
 // Policy is a profile made ready to decide. It is immutable and safe for
 // concurrent use. The zero Policy and a nil one deny.
 type Policy struct {
@@ -35,9 +33,8 @@ type Policy struct {
 }
 
 // Compile makes a profile ready to decide. It never fails: of a profile that is
-// not valid, or that binds what this version does not enforce, it makes a policy
-// that denies with ProfileInvalid and whose Problem says why. It keeps nothing of
-// p, which may change afterwards.
+// not valid it makes a policy that denies with ProfileInvalid and whose Problem
+// says why. It keeps nothing of p, which may change afterwards.
 func Compile(p *Profile) *Policy {
 	if p == nil {
 		return &Policy{problem: "no profile"}
@@ -142,12 +139,6 @@ func problem(p *Profile) string {
 	}
 	if list := patternProblems("bindings.models", b.Models); len(list) > 0 {
 		return list[0].Error()
-	}
-	switch {
-	case b.Budgets != nil:
-		return "bindings.budgets: " + notEnforced
-	case b.RateLimits != nil:
-		return "bindings.rate_limits: " + notEnforced
 	}
 	return ""
 }

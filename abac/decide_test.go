@@ -99,8 +99,7 @@ var decisions = []struct {
 	{"an empty team", grant(General, team("")), ask(), ProfileInvalid, 0},
 	{"no budgets in the list", grant(General, bind(func(b *Bindings) { b.Budgets = []BudgetBinding{} })), ask(), ProfileInvalid, 0},
 	{"empty rate limits", grant(General, bind(func(b *Bindings) { b.RateLimits = &RateLimits{} })), ask(), ProfileInvalid, 0},
-	{"a budget", grant(General, bind(func(b *Bindings) { b.Budgets = []BudgetBinding{{ID: "b"}} })), ask(), ProfileInvalid, 0},
-	{"a rate limit", grant(General, bind(func(b *Bindings) { b.RateLimits = &RateLimits{RequestsPerMinute: 1} })), ask(), ProfileInvalid, 0},
+	{"a rate limit below zero", grant(General, bind(func(b *Bindings) { b.RateLimits = &RateLimits{RequestsPerMinute: 1, TokensPerMinute: -1} })), ask(), ProfileInvalid, 0},
 	{"something not understood in the bindings", grant(General, bind(func(b *Bindings) { b.Invalid = []string{"bindings.x: unknown key"} })), ask(), ProfileInvalid, 0},
 	{"an empty model pattern", grant(General, models("*", "")), ask(), ProfileInvalid, 0},
 	{"an exclusion of nothing", grant(General, models("*", "!")), ask(), ProfileInvalid, 0},
@@ -273,8 +272,11 @@ func TestProblemNamesThePlace(t *testing.T) {
 		want    string
 	}{
 		{grant(General), ""},
-		{grant(General, bind(func(b *Bindings) { b.Budgets = []BudgetBinding{{ID: "b"}} })), "bindings.budgets: not enforced by this version"},
-		{grant(General, bind(func(b *Bindings) { b.RateLimits = &RateLimits{TokensPerMinute: 1} })), "bindings.rate_limits: not enforced by this version"},
+		{grant(General, bind(func(b *Bindings) {
+			b.Budgets, b.RateLimits = []BudgetBinding{{ID: "b"}}, &RateLimits{TokensPerMinute: 1}
+		})), ""},
+		{grant(General, bind(func(b *Bindings) { b.Budgets = []BudgetBinding{} })), "bindings.budgets: must not be empty; leave it out for no restriction"},
+		{grant(General, bind(func(b *Bindings) { b.RateLimits = &RateLimits{} })), "bindings.rate_limits: must not be empty; leave it out for no restriction"},
 		{grant(General, models("*", "")), "bindings.models[1]: a pattern must not be empty"},
 		{grant(General, providers("!")), "bindings.providers[0]: a pattern must not be empty"},
 		{grant(GatewayRuntime), "bindings.gateway_id: required with purpose gateway_runtime"},

@@ -34,11 +34,11 @@ func Explain(p *Policy, r *Request) ([]Check, Decision) {
 	checks = append(checks, p.explainTargets(r)...)
 	b := &p.profile.Bindings
 	checks = append(checks,
-		unenforced("budgets", b.Budgets != nil),
-		unenforced("rate_limits", b.RateLimits != nil))
+		reserved("budgets", budgetsDetail(b.Budgets)),
+		reserved("rate_limits", ratesDetail(b.RateLimits)))
 
 	// Without a meaning for the whole profile none of its bindings has one.
-	if p.problem != "" && !strings.HasSuffix(p.problem, notEnforced) {
+	if p.problem != "" {
 		for i := range checks[1:] {
 			checks[i+1] = skipped(checks[i+1].Name, "the profile is not valid")
 		}
@@ -48,11 +48,36 @@ func Explain(p *Policy, r *Request) ([]Check, Decision) {
 
 func skipped(name, why string) Check { return Check{Name: name, Detail: "not evaluated: " + why} }
 
-func unenforced(name string, bound bool) Check {
-	if bound {
-		return Check{Name: name, Detail: "bound, and " + notEnforced, Evaluated: true}
+// reserved is a check that a call meets when it reserves.
+func reserved(name, bound string) Check {
+	if bound != "" {
+		return Check{Name: name, Detail: bound + ": counted when a call is admitted"}
 	}
 	return Check{Name: name, Detail: "none", OK: true, Evaluated: true}
+}
+
+func budgetsDetail(list []BudgetBinding) string {
+	ids := make([]string, len(list))
+	for i := range list {
+		ids[i] = list[i].ID
+	}
+	return strings.Join(ids, ", ")
+}
+
+func ratesDetail(r *RateLimits) string {
+	if r == nil {
+		return ""
+	}
+	var list []string
+	add := func(n int64, of string) {
+		if n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", n, of))
+		}
+	}
+	add(r.RequestsPerMinute, "requests a minute")
+	add(r.TokensPerMinute, "tokens a minute")
+	add(r.MaxParallelRequests, "in parallel")
+	return strings.Join(list, ", ")
 }
 
 func (p *Policy) explainModel(r *Request) []Check {

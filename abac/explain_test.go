@@ -74,7 +74,11 @@ func TestExplainReadsAsWritten(t *testing.T) {
 		{"integration_list", grant(Integration), ask(action(List))},
 		{"runtime_token", grant(GatewayRuntime, gateway("gw_local")), ask()},
 		{"provider_not_allowed", grant(General, providers("anthropic", "!openai")), ask()},
-		{"budget_not_enforced", grant(General, bind(func(b *Bindings) { b.Budgets = []BudgetBinding{{ID: "b"}} })), ask()},
+		{"budgets_and_rate_limits", grant(General, bind(func(b *Bindings) {
+			b.Budgets = []BudgetBinding{{ID: "b_day"}, {ID: "b_team"}}
+			b.RateLimits = &RateLimits{RequestsPerMinute: 600, TokensPerMinute: 200000, MaxParallelRequests: 20}
+		})), ask()},
+		{"empty_budgets", grant(General, bind(func(b *Bindings) { b.Budgets = []BudgetBinding{} })), ask()},
 		{"invalid_pattern", grant(General, models("")), ask()},
 		{"revoked", grant(General, status(Revoked)), ask()},
 		{"another_org", grant(General), ask(func(r *Request) { r.OrgID = "org_2" })},

@@ -156,13 +156,8 @@ func TestTheProfileOfTheDesignReads(t *testing.T) {
 	if problems := Validate(&p); problems != nil {
 		t.Errorf("problems %v", problems)
 	}
-	if got := Compile(&p).Problem(); got != "bindings.budgets: not enforced by this version" {
-		t.Errorf("problem %q", got)
-	}
-	p.Bindings.Budgets, p.Bindings.RateLimits = nil, nil
-	r := ask(asserts("platform"))
-	if got := Decide(Compile(&p), r); got.Reason != Allowed {
-		t.Errorf("without them: %s", got.Reason)
+	if got := Decide(Compile(&p), ask(asserts("platform"))); got.Reason != Allowed {
+		t.Errorf("%s", got.Reason)
 	}
 }
 

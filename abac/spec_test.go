@@ -23,7 +23,7 @@ func spec(p *Profile, r *Request) (reason string, left []bool) {
 	deny(p.Status != "active" && p.Status != "quarantined" && p.Status != "revoked", "profile_invalid")
 	deny(p.Purpose == "gateway_runtime" && b.GatewayID == nil, "profile_invalid")
 	deny(b.GatewayID != nil && *b.GatewayID == "" || b.TeamID != nil && *b.TeamID == "", "profile_invalid")
-	deny(b.Budgets != nil || b.RateLimits != nil || len(b.Invalid) > 0, "profile_invalid")
+	deny(b.Budgets != nil && len(b.Budgets) == 0 || specBadRates(b.RateLimits) || len(b.Invalid) > 0, "profile_invalid")
 	deny(slices.ContainsFunc(slices.Concat(b.Models, b.Providers), specBadPattern), "profile_invalid")
 	deny(p.Status != "active", "token_revoked")
 	deny(p.NotBefore != nil && r.Now.Add(time.Minute).Before(*p.NotBefore), "token_not_yet_valid")
@@ -89,6 +89,12 @@ func specBadPattern(s string) bool {
 	s = strings.TrimPrefix(s, "!")
 	return s == "" || utf8.RuneCountInString(s) > 128 || strings.Count(s, "*") > 8 ||
 		strings.ContainsFunc(s, func(c rune) bool { return c == utf8.RuneError || unicode.Is(unicode.Cc, c) })
+}
+
+func specBadRates(r *RateLimits) bool {
+	const most = 1_000_000_000_000
+	bad := func(n int64) bool { return n < 0 || n > most }
+	return r != nil && (*r == RateLimits{} || bad(r.RequestsPerMinute) || bad(r.TokensPerMinute) || bad(r.MaxParallelRequests))
 }
 
 // specTargets is left as Decision.Targets writes it.
