@@ -55,6 +55,7 @@ type Server struct {
 	metrics metrics
 	heard   hearing
 	strays  throttle
+	hub     hub
 }
 
 // New makes a Server. It refuses an admin token shorter than MinAdminToken, or one
