@@ -52,17 +52,28 @@ func openPlane(ctx context.Context, o planeOptions) (*plane, error) {
 		_ = s.Close()
 		return nil, err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", server.Handler())
-	mux.Handle("GET /metrics", metricsHandler(o.registry))
 	return &plane{store: s, server: server, http: &http.Server{
-		Handler:           mux,
+		Handler:           planeHandler(server.Handler(), metricsHandler(o.registry)),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          zap.NewStdLog(o.log),
 	}}, nil
+}
+
+// planeHandler sends /metrics, written just so, to metrics and all else to api. A
+// ServeMux would redirect a path that is not canonical before anybody looked at
+// its credential.
+func planeHandler(api, metrics http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		read := r.Method == http.MethodGet || r.Method == http.MethodHead
+		if read && r.URL.EscapedPath() == "/metrics" {
+			metrics.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
 }
 
 func (p *plane) serve(ln net.Listener) error { return ignoreClosed(p.http.Serve(ln)) }

@@ -202,6 +202,25 @@ func (a *adminFlags) read(ctx context.Context, p program, req apiRequest, raw *j
 }
 
 func denyCommand(action, short string) *command {
+	return statusCommand(action, short, func(raw json.RawMessage) (string, string, error) {
+		var res denied
+		err := json.Unmarshal(raw, &res)
+		return res.ID, res.String(), err
+	})
+}
+
+func releaseCommand() *command {
+	return statusCommand("release", "lifts a quarantine", func(raw json.RawMessage) (string, string, error) {
+		var p abac.Profile
+		err := json.Unmarshal(raw, &p)
+		return p.ID, fmt.Sprintf("%s (%s) is %s.\n", p.ID, printable(p.Name), p.Status), err
+	})
+}
+
+// statusCommand makes a command that changes the status of tokens, one after the
+// other, and stops at the first that fails. say gives the id and what people read
+// of an answer.
+func statusCommand(action, short string, say func(json.RawMessage) (id, text string, err error)) *command {
 	var a adminFlags
 	var o output
 	c := tokenCommand(action, "TOKEN_ID…", short, &a, &o, "prints the id alone")
@@ -210,25 +229,30 @@ func denyCommand(action, short string) *command {
 		if err == nil {
 			err = o.check()
 		}
-		for _, id := range ids {
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			var res denied
-			if err := a.read(ctx, p, apiRequest{http.MethodPost, tokenPath(id, action), nil, &res}, &raw); err != nil {
-				return err
-			}
-			err = o.print(p, raw, res.ID, res.String)
+		if err != nil {
+			return err
 		}
-		return err
+		for _, id := range ids {
+			var raw json.RawMessage
+			if err := a.call(ctx, p, apiRequest{http.MethodPost, tokenPath(id, action), nil, &raw}); err != nil {
+				return err
+			}
+			id, text, err := say(raw)
+			if err != nil {
+				return fmt.Errorf("read the answer of %s: %w", a.url, err)
+			}
+			if err := o.print(p, raw, id, func() string { return text }); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return c
 }
 
 // String says how far the denial has come.
 func (d denied) String() string {
-	s := fmt.Sprintf("%s (%s) is %s.\n", d.ID, d.Name, d.Status)
+	s := fmt.Sprintf("%s (%s) is %s.\n", d.ID, printable(d.Name), d.Status)
 	s += fmt.Sprintf("confirmed    %d\n", d.Confirmed)
 	if len(d.Unconfirmed) == 0 {
 		return s
@@ -236,33 +260,6 @@ func (d denied) String() string {
 	s += fmt.Sprintf("unconfirmed  %s\n", strings.Join(d.Unconfirmed, ", "))
 	return s + "An unconfirmed gateway may serve it until it asks again: after its control_plane.fresh_for (30s unless set),\n" +
 		"or, while it can't reach the control plane, its control_plane.max_stale (10m unless set) at the latest.\n"
-}
-
-func releaseCommand() *command {
-	var a adminFlags
-	var o output
-	c := tokenCommand("release", "TOKEN_ID…", "lifts a quarantine", &a, &o, "prints the id alone")
-	c.run = func(ctx context.Context, p program) error {
-		ids, err := c.ids(true)
-		if err == nil {
-			err = o.check()
-		}
-		for _, id := range ids {
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			var profile abac.Profile
-			if err := a.read(ctx, p, apiRequest{http.MethodPost, tokenPath(id, "release"), nil, &profile}, &raw); err != nil {
-				return err
-			}
-			err = o.print(p, raw, profile.ID, func() string {
-				return fmt.Sprintf("%s (%s) is %s.\n", profile.ID, profile.Name, profile.Status)
-			})
-		}
-		return err
-	}
-	return c
 }
 
 func rotateCommand() *command {
