@@ -181,7 +181,7 @@ func (t *Tx) revision(ctx context.Context, org, id, event string) (int64, error)
 		r, micros(t.now), org, id, event); err != nil {
 		return 0, fmt.Errorf("note change %d: %w", r, err)
 	}
-	return r, nil
+	return r, t.prune(ctx, r)
 }
 
 func again(err error) bool {

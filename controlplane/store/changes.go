@@ -1,0 +1,146 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// The log of changes keeps those of the last day, at least logLeast and at most
+// logMost. Who wants to read on from before that starts anew.
+const (
+	logKeeps    = 24 * time.Hour
+	logLeast    = 100_000
+	logMost     = 1_000_000
+	pruneEvery  = 256 // revisions
+	pruneAtOnce = 4 * pruneEvery
+)
+
+// ErrGone says that the log does not reach back to a revision, or that the revision
+// was never given here.
+var ErrGone = errors.New("the log of changes does not reach back to this revision")
+
+// Change is an entry of the log, with what it left.
+type Change struct {
+	Revision int64
+	Subject  string // the id of what changed
+	Token    *Token // nil: it is no token
+	Budget   bool   // Subject is a budget
+}
+
+// Changes are entries of the log in the order of their commits. Of several about
+// one subject only the last is there.
+type Changes struct {
+	List []Change
+	// UpTo is the revision up to which List leaves nothing out; Head that of the
+	// last change of any org, at the same moment.
+	UpTo, Head int64
+}
+
+// Changes reads an org's log after a revision, at most limit entries of it.
+// ErrGone: what is after since is no longer there, or since was never given here.
+func (s *Store) Changes(ctx context.Context, org string, since int64, limit int) (Changes, error) {
+	// One transaction sees one moment: what is left out for a later change is never
+	// followed by a head without that change.
+	tx, err := s.read.BeginTx(ctx, nil)
+	if err != nil {
+		return Changes{}, fmt.Errorf("read changes: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	c, err := readChanges(ctx, tx, window{org: org, since: since, limit: limit})
+	if err != nil && !errors.Is(err, ErrGone) {
+		err = fmt.Errorf("read changes: %w", err)
+	}
+	return c, err
+}
+
+// window is a part of an org's log: (since, upTo].
+type window struct {
+	org         string
+	since, upTo int64
+	limit       int
+}
+
+func readChanges(ctx context.Context, tx *sql.Tx, w window) (Changes, error) {
+	var c Changes
+	var oldest int64
+	if err := tx.QueryRowContext(ctx, `SELECT revision, COALESCE((SELECT MIN(revision) FROM changes), revision + 1) FROM head`).
+		Scan(&c.Head, &oldest); err != nil {
+		return c, err
+	}
+	if w.since < oldest-1 || w.since > c.Head {
+		return c, ErrGone
+	}
+	var entries int
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(MAX(revision), 0) FROM (SELECT revision FROM changes
+		WHERE org_id = $1 AND revision > $2 ORDER BY revision LIMIT $3) AS part`, w.org, w.since, w.limit).
+		Scan(&entries, &w.upTo); err != nil {
+		return c, err
+	}
+	if entries < w.limit {
+		w.upTo = c.Head
+	}
+	c.UpTo = w.upTo
+	if entries == 0 {
+		return c, nil
+	}
+	var err error
+	if c.List, err = w.budgets(ctx, tx); err != nil {
+		return c, err
+	}
+	tokens, err := w.tokens(ctx, tx)
+	c.List = append(c.List, tokens...)
+	slices.SortFunc(c.List, func(a, b Change) int { return cmp.Compare(a.Revision, b.Revision) })
+	return c, err
+}
+
+func (w window) tokens(ctx context.Context, tx *sql.Tx) (list []Change, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+columns+` FROM tokens
+		WHERE org_id = $1 AND revision > $2 AND revision <= $3`, w.org, w.since, w.upTo)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close(), rows.Err()) }()
+	for rows.Next() {
+		t, err := scan(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Change{Revision: t.Profile.Revision, Subject: t.Profile.ID, Token: &t})
+	}
+	return list, nil
+}
+
+func (w window) budgets(ctx context.Context, tx *sql.Tx) (list []Change, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT MAX(revision), subject FROM changes
+		WHERE org_id = $1 AND revision > $2 AND revision <= $3 AND event LIKE 'budget.%' GROUP BY subject`, w.org, w.since, w.upTo)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close(), rows.Err()) }()
+	for rows.Next() {
+		c := Change{Budget: true}
+		if err := rows.Scan(&c.Revision, &c.Subject); err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// prune forgets changes that nobody needs to read on from, a few at a time.
+func (t *Tx) prune(ctx context.Context, head int64) error {
+	if head%pruneEvery != 0 {
+		return nil
+	}
+	if _, err := t.tx.ExecContext(ctx, `DELETE FROM changes WHERE revision < (SELECT MIN(revision) FROM changes) + $1
+		AND (revision <= $2 AND at < $3 OR revision <= $4)`,
+		int64(pruneAtOnce), head-logLeast, micros(t.now.Add(-logKeeps)), head-logMost); err != nil {
+		return fmt.Errorf("prune the log of changes: %w", err)
+	}
+	return nil
+}
