@@ -48,7 +48,7 @@ func commands() []*command {
 	return slices.Concat(
 		[]*command{devCommand(), runCommand(), controlPlaneCommand()},
 		tokenCommands(),
-		[]*command{explainCommand(), checkCommand(), healthCommand(), versionCommand()},
+		[]*command{priceCommand(), explainCommand(), checkCommand(), healthCommand(), versionCommand()},
 	)
 }
 
