@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -20,12 +19,12 @@ func BenchmarkLoad(b *testing.B) {
 		b.Fatal(err)
 	}
 	d := token.Sum([]byte(secret))
-	for name, load := range map[string]func(context.Context, token.Digest) (*abac.Profile, error){
-		"in process": p.server.Embedded("gw").Load, "over HTTP": over.Load,
+	for name, resolve := range map[string]func(context.Context, token.Digest) (Resolved, error){
+		"in process": p.server.Embedded("gw").Resolve, "over HTTP": over.Resolve,
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				if _, err := load(context.Background(), d); err != nil {
+				if _, err := resolve(context.Background(), d); err != nil {
 					b.Fatal(err)
 				}
 			}

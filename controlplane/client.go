@@ -117,25 +117,23 @@ func bundle(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Load asks for the profile with this digest: token.ErrUnknown when the control
+// Resolve asks for the profile with this digest: token.ErrUnknown when the control
 // plane knows none, an *APIError when it refuses the caller, any other error when
 // it could not be asked.
-func (c *Client) Load(ctx context.Context, d token.Digest) (*abac.Profile, error) {
-	var answer struct {
-		Profile *abac.Profile `json:"profile"`
-	}
+func (c *Client) Resolve(ctx context.Context, d token.Digest) (Resolved, error) {
+	var answer Resolved
 	err := c.Call(ctx, http.MethodPost, "/v1/runtime/resolve", map[string]string{"sha256": d.String()}, &answer)
 	var api *APIError
 	if errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "token_not_found" {
-		return nil, token.ErrUnknown
+		return Resolved{}, token.ErrUnknown
 	}
 	if err != nil {
-		return nil, err
+		return Resolved{}, err
 	}
 	if answer.Profile == nil || answer.Profile.ID == "" {
-		return nil, errStranger("an answer without a profile")
+		return Resolved{}, errStranger("an answer without a profile")
 	}
-	return answer.Profile, nil
+	return answer, nil
 }
 
 // Report tells the control plane of this gateway, in several calls where it is long.

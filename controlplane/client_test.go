@@ -38,11 +38,11 @@ func TestTheClientDoesWhatTheServerServes(t *testing.T) {
 	runtimeID, runtime := p.mint("gateway_runtime", fields{"gateway_id": "gw"})
 	c := client(t, ClientOptions{URL: p.url + "/v1/", Instance: "i1", Build: "v1", MaxStale: 3 * time.Minute}, runtime)
 
-	profile, err := c.Load(ctx, token.Sum([]byte(secret)))
-	if err != nil || profile.ID != id || len(profile.Bindings.Models) != 1 {
-		t.Errorf("load: %+v %v", profile, err)
+	got, err := c.Resolve(ctx, token.Sum([]byte(secret)))
+	if err != nil || got.Profile.ID != id || len(got.Profile.Bindings.Models) != 1 {
+		t.Errorf("load: %+v %v", got, err)
 	}
-	if _, err := c.Load(ctx, token.Sum([]byte("x"))); !errors.Is(err, token.ErrUnknown) {
+	if _, err := c.Resolve(ctx, token.Sum([]byte("x"))); !errors.Is(err, token.ErrUnknown) {
 		t.Errorf("load of an unknown: %v", err)
 	}
 	if me, err := c.Whoami(ctx); err != nil || me.ID != runtimeID {
@@ -113,7 +113,7 @@ func TestTheClientTrustsNoStranger(t *testing.T) {
 			web := httptest.NewServer(http.HandlerFunc(tt.answer))
 			defer web.Close()
 			c := client(t, ClientOptions{URL: web.URL}, secret)
-			_, err := c.Load(context.Background(), token.Digest{})
+			_, err := c.Resolve(context.Background(), token.Digest{})
 			if err == nil || errors.Is(err, token.ErrUnknown) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
@@ -143,7 +143,7 @@ func TestTheClientEndsWithItsContext(t *testing.T) {
 	c := client(t, ClientOptions{URL: web.URL}, "s")
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := c.Load(ctx, token.Digest{}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.Resolve(ctx, token.Digest{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	broken := errors.New("the file is gone")
@@ -151,7 +151,7 @@ func TestTheClientEndsWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Load(context.Background(), token.Digest{}); !errors.Is(err, broken) {
+	if _, err := c.Resolve(context.Background(), token.Digest{}); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -168,7 +168,7 @@ func TestTheClientKeepsItsConnection(t *testing.T) {
 	defer web.Close()
 	c := client(t, ClientOptions{URL: web.URL}, "s")
 	for range 5 {
-		if _, err := c.Load(context.Background(), token.Digest{}); !errors.Is(err, token.ErrUnknown) {
+		if _, err := c.Resolve(context.Background(), token.Digest{}); !errors.Is(err, token.ErrUnknown) {
 			t.Fatal(err)
 		}
 	}
@@ -209,10 +209,10 @@ func TestTheClientTrustsItsBundle(t *testing.T) {
 	if err := os.WriteFile(empty, []byte("none"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client(t, ClientOptions{URL: web.URL, CA: good}, "s").Load(context.Background(), token.Digest{}); !errors.Is(err, token.ErrUnknown) {
+	if _, err := client(t, ClientOptions{URL: web.URL, CA: good}, "s").Resolve(context.Background(), token.Digest{}); !errors.Is(err, token.ErrUnknown) {
 		t.Errorf("with the bundle: %v", err)
 	}
-	if _, err := client(t, ClientOptions{URL: web.URL}, "s").Load(context.Background(), token.Digest{}); err == nil || errors.Is(err, token.ErrUnknown) {
+	if _, err := client(t, ClientOptions{URL: web.URL}, "s").Resolve(context.Background(), token.Digest{}); err == nil || errors.Is(err, token.ErrUnknown) {
 		t.Errorf("without it: %v", err)
 	}
 	for _, ca := range []string{empty, filepath.Join(dir, "none")} {

@@ -32,7 +32,8 @@ const (
 
 // Options are what a Server is made of.
 type Options struct {
-	// Store must be open; it stays the caller's to close, after the last request.
+	// Store must be open; it stays the caller's to close, after the last request. It
+	// takes this Server's clock.
 	Store *store.Store
 	// AdminToken opens the administrator's endpoints; empty: nothing does.
 	AdminToken token.Secret
@@ -80,6 +81,7 @@ func New(o Options) (*Server, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.store.Clock(s.now)
 	var err error
 	if s.metrics, err = newMetrics(o.Registerer); err != nil {
 		return nil, fmt.Errorf("control plane metrics: %w", err)

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/controlplane/store"
 	"github.com/keeptrusts/gateway/record"
 	"github.com/keeptrusts/gateway/token"
@@ -41,18 +40,14 @@ func (e *Embedded) Introduce(instance, build string, maxStale time.Duration) {
 	e.instance = i
 }
 
-// Load returns the profile with this digest as this gateway may see it, or
+// Resolve returns the profile with this digest as this gateway may see it, or
 // token.ErrUnknown. Any other error says that the database could not be asked.
-func (e *Embedded) Load(ctx context.Context, d token.Digest) (*abac.Profile, error) {
+func (e *Embedded) Resolve(ctx context.Context, d token.Digest) (Resolved, error) {
 	e.mu.Lock()
 	i := e.instance
 	e.mu.Unlock()
 	e.s.hear(ctx, i)
-	answer, err := e.s.resolve(ctx, e.who, d)
-	if err != nil {
-		return nil, err
-	}
-	return &answer.Profile, nil
+	return e.s.resolve(ctx, e.who, d)
 }
 
 // Report takes what the gateway tells of itself.

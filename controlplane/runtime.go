@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/controlplane/store"
 	"github.com/keeptrusts/gateway/record"
 	"github.com/keeptrusts/gateway/token"
@@ -25,10 +26,11 @@ const (
 // place of a runtime caller: nothing else of it may widen what it sees.
 type runtimeID struct{ org, gateway string }
 
-type resolved struct {
-	Profile abac.Profile `json:"profile"`
-	Budgets []any        `json:"budgets"`
-	Head    int64        `json:"head"`
+// Resolved is what a gateway may know of a token.
+type Resolved struct {
+	Profile *abac.Profile   `json:"profile"`
+	Budgets []budget.Record `json:"budgets"` // that it names, or that apply to it
+	Head    int64           `json:"head"`    // the revision of the moment
 }
 
 func (s *Server) whoami(c *call) (int, any, error) {
@@ -66,22 +68,22 @@ func (s *Server) resolveToken(c *call) (int, any, error) {
 
 // resolve finds the profile with this digest as the gateway may see it, whatever
 // its status and times, or token.ErrUnknown.
-func (s *Server) resolve(ctx context.Context, who runtimeID, d token.Digest) (resolved, error) {
+func (s *Server) resolve(ctx context.Context, who runtimeID, d token.Digest) (Resolved, error) {
 	t, head, err := s.store.ByDigest(ctx, d)
 	if errors.Is(err, store.ErrNotFound) || err == nil && t.Profile.OrgID != who.org {
 		s.metrics.resolved.WithLabelValues("unknown").Inc()
-		return resolved{}, token.ErrUnknown
+		return Resolved{}, token.ErrUnknown
 	}
 	if err != nil {
 		s.metrics.resolved.WithLabelValues("failed").Inc()
-		return resolved{}, err
+		return Resolved{}, err
 	}
 	s.metrics.resolved.WithLabelValues("found").Inc()
 	p := t.Profile
 	if g := p.Bindings.GatewayID; g != nil && *g != who.gateway {
 		p = reduced(&p)
 	}
-	return resolved{Profile: p, Budgets: []any{}, Head: head}, nil
+	return Resolved{Profile: &p, Budgets: []budget.Record{}, Head: head}, nil
 }
 
 // reduced is what a gateway may know of a token that is bound to another one:

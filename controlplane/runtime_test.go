@@ -255,7 +255,7 @@ func TestEmbeddedIsOneInstanceUnderTheNameItReports(t *testing.T) {
 	_, secret := p.mint("general", nil)
 	load := func() {
 		t.Helper()
-		if _, err := e.Load(ctx, token.Sum([]byte(secret))); err != nil {
+		if _, err := e.Resolve(ctx, token.Sum([]byte(secret))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -19,11 +19,11 @@ func TestATokenIsMintedResolvedAndRevoked(t *testing.T) {
 		t.Fatalf("resolve: %d %s", a.status, a.raw)
 	}
 	e := p.server.Embedded("gw_local")
-	profile, err := e.Load(context.Background(), token.Sum([]byte(secret)))
-	if err != nil || profile.ID != id {
-		t.Fatalf("load in process: %v %v", profile, err)
+	got, err := e.Resolve(context.Background(), token.Sum([]byte(secret)))
+	if err != nil || got.Profile.ID != id {
+		t.Fatalf("load in process: %v %v", got, err)
 	}
-	if _, err := e.Load(context.Background(), token.Sum([]byte("x"))); !errors.Is(err, token.ErrUnknown) {
+	if _, err := e.Resolve(context.Background(), token.Sum([]byte("x"))); !errors.Is(err, token.ErrUnknown) {
 		t.Fatalf("unknown: %v", err)
 	}
 	a = p.must(http.StatusOK, "POST", "/v1/tokens/"+id+"/revoke", nil)

@@ -31,7 +31,7 @@ var (
 // remote is what identity asks of a control plane; its client answers over HTTP.
 type remote interface {
 	Whoami(ctx context.Context) (*abac.Profile, error)
-	Load(ctx context.Context, d token.Digest) (*abac.Profile, error)
+	Resolve(ctx context.Context, d token.Digest) (controlplane.Resolved, error)
 	Report(ctx context.Context, r record.Report) error
 }
 
@@ -233,9 +233,9 @@ func (i *identity) Load(ctx context.Context, d token.Digest) (*abac.Profile, err
 	if err := i.confirmed(); err != nil {
 		return nil, err
 	}
-	p, err := i.remote.Load(ctx, d)
+	r, err := i.remote.Resolve(ctx, d)
 	i.observe(err)
-	return p, err
+	return r.Profile, err
 }
 
 // Report tells the control plane of this gateway.

@@ -48,9 +48,9 @@ func (s *scriptedPlane) answers(whoami error) {
 	s.whoami = whoami
 }
 
-func (s *scriptedPlane) Load(context.Context, token.Digest) (*abac.Profile, error) {
+func (s *scriptedPlane) Resolve(context.Context, token.Digest) (controlplane.Resolved, error) {
 	s.loads++
-	return &abac.Profile{ID: "tok_app"}, s.load
+	return controlplane.Resolved{Profile: &abac.Profile{ID: "tok_app"}}, s.load
 }
 
 func (s *scriptedPlane) Report(context.Context, record.Report) error { return s.report }

@@ -27,6 +27,10 @@ var (
 	ErrExists = errors.New("a token with this digest or id exists")
 	// ErrNewer says that a later version of the program wrote the database.
 	ErrNewer = errors.New("the database was written by a newer version")
+	// ErrConflict says that what stands differs in something that can't change.
+	ErrConflict = errors.New("another one with this id stands")
+	// ErrTooMuch says that an amount is beyond what can be counted.
+	ErrTooMuch = errors.New("more than can be counted")
 )
 
 const (
@@ -41,7 +45,12 @@ type Store struct {
 	write *sql.DB // one connection: writers wait for each other here, not in the database
 	read  *sql.DB
 	ids   idSource
+	clock func() time.Time
 }
+
+// Clock sets the clock of budgets' windows and leases, time.Now unless set. It must
+// be set before the first call.
+func (s *Store) Clock(now func() time.Time) { s.clock = now }
 
 // Open opens the database that dsn names, "sqlite:FILE", makes it when absent
 // (readable by its owner alone) and brings its schema up to date. It refuses a
@@ -59,7 +68,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	if err := private(path); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	s := &Store{}
+	s := &Store{clock: time.Now}
 	if s.write, err = openSQLite(path, 1, "_txlock=immediate"); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
