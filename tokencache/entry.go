@@ -8,14 +8,18 @@ import (
 	"github.com/keeptrusts/gateway/token"
 )
 
-// Entry is what is known of one token: immutable, shared by all that were handed
-// it, and good for the request that asked, not for later ones.
+// Entry is what is known of one token: immutable but for Memo, shared by all that
+// were handed it, and good for the request that asked, not for later ones.
 type Entry struct {
 	Policy   *abac.Policy
 	Digest   token.Digest
 	ID       string    // of the profile
 	Revision int64     // of the profile
 	Vouched  time.Time // when the load that brought it began to ask: its age counts from here
+
+	// Memo is for whoever serves the token to keep what it made of the profile. The
+	// cache neither reads nor carries it over to the entry that follows.
+	Memo atomic.Value
 
 	shard uint8                 // of ID, among the revocations
 	deny  atomic.Pointer[Entry] // see denied
