@@ -16,6 +16,7 @@ const gates = 64
 // entry at any time and promises one thing: get returns an entry of exactly the
 // digest asked for. Whether that entry is still good is the caller's question.
 type hot struct {
+	front   front
 	set     *ristretto.Cache[uint64, *Entry]
 	gate    [gates]gate
 	evicted atomic.Uint64
@@ -31,7 +32,7 @@ type gate struct {
 }
 
 func newHot(profiles int) (*hot, error) {
-	h := &hot{}
+	h := &hot{front: newFront(profiles)}
 	set, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
 		NumCounters: max(10*int64(profiles), 1000),
 		MaxCost:     int64(profiles),
@@ -40,7 +41,8 @@ func newHot(profiles int) (*hot, error) {
 		IgnoreInternalCost: true,
 		// 64 bits of the digest have no conflict hash: get compares all 256 instead.
 		KeyToHash: func(k uint64) (uint64, uint64) { return k, 0 },
-		OnEvict: func(*ristretto.Item[*Entry]) {
+		OnEvict: func(gone *ristretto.Item[*Entry]) {
+			h.front.drop(gone.Key)
 			if !h.closing.Load() {
 				h.evicted.Add(1)
 			}
@@ -57,8 +59,20 @@ func key(d *token.Digest) uint64 { return binary.LittleEndian.Uint64(d[:8]) }
 
 func (h *hot) of(d *token.Digest) *gate { return &h.gate[d[8]%gates] }
 
+// sampled is how many hits in a row the front answers for one that ristretto
+// answers, so that it sees which entries are in use: it evicts the others.
+const sampled = 16
+
 // get returns d's entry, or nil. It does not allocate.
 func (h *hot) get(d *token.Digest) *Entry {
+	if e := h.front.get(key(d), d); e != nil && h.of(d).hits.Load()%sampled != 0 {
+		return e
+	}
+	return h.admitted(d)
+}
+
+// admitted is what ristretto has of d.
+func (h *hot) admitted(d *token.Digest) *Entry {
 	g := h.of(d)
 	g.RLock()
 	e, ok := h.set.Get(key(d))
@@ -75,13 +89,19 @@ func (h *hot) get(d *token.Digest) *Entry {
 func (h *hot) put(e *Entry) bool {
 	h.set.Set(key(&e.Digest), e, 1)
 	h.set.Wait()
-	return h.get(&e.Digest) == e
+	if h.admitted(&e.Digest) != e {
+		h.front.drop(key(&e.Digest)) // nothing older may stay
+		return false
+	}
+	h.front.put(key(&e.Digest), e)
+	return true
 }
 
 // drop removes d's entry. Like put, for the one load of the digest only.
 func (h *hot) drop(d *token.Digest) {
 	h.set.Del(key(d))
 	h.set.Wait()
+	h.front.drop(key(d))
 }
 
 func (h *hot) hits() uint64 {
@@ -102,6 +122,7 @@ func (h *hot) close() {
 		h.gate[i].Lock()
 	}
 	h.set.Close()
+	h.front.clear()
 	for i := range h.gate {
 		h.gate[i].Unlock()
 	}
