@@ -36,15 +36,21 @@ func cost(u dialect.Usage, p *config.Price) (int64, bool) {
 	add(u.Reasoning, p.Reasoning, p.Output)
 	add(u.AudioInput, p.AudioInput)
 	add(u.AudioOutput, p.AudioOutput)
-	nano := sum.nano()
-	if p.Request != nil {
-		if nano > math.MaxInt64-*p.Request {
-			return math.MaxInt64, known
-		}
-		nano += *p.Request
-	}
-	return nano, known
+	return withRequest(sum.nano(), p), known
 }
+
+// withRequest adds what a request costs. What would not fit is the largest int64.
+func withRequest(nano int64, p *config.Price) int64 {
+	if p.Request == nil {
+		return nano
+	}
+	if nano > math.MaxInt64-*p.Request {
+		return math.MaxInt64
+	}
+	return nano + *p.Request
+}
+
+const picoOfNano = 1000
 
 // pico is a sum of pico-USD in 128 bits: tokens times price can pass 64.
 type pico struct{ hi, lo uint64 }
@@ -58,10 +64,10 @@ func (s *pico) add(tokens, price int64) {
 
 // nano rounds up to nano-USD.
 func (s pico) nano() int64 {
-	if s.hi >= 1000 {
+	if s.hi >= picoOfNano {
 		return math.MaxInt64
 	}
-	q, r := bits.Div64(s.hi, s.lo, 1000)
+	q, r := bits.Div64(s.hi, s.lo, picoOfNano)
 	if r > 0 {
 		q++
 	}
@@ -71,16 +77,84 @@ func (s pico) nano() int64 {
 	return int64(q)
 }
 
-// worst is the most that a call may cost in nano-USD: input at its dearest part,
-// output (of all choices together) at its dearest, rounded up once as cost does.
-// known is false where a part that may be used has no price.
-func worst(p *config.Price, input, output int64, audioOut bool) (nano int64, known bool) {
+// worst is the most that a call may cost in nano-USD: its input at the dearest part
+// of an input, its output (of all choices together) at the dearest of an output,
+// rounded up once as cost does. known is false where a part that may be used has
+// no price; nano is what the others cost.
+func worst(p *config.Price, b dialect.Bound, output int64) (nano int64, known bool) {
 	if p == nil {
 		return 0, false
 	}
-	return cost(dialect.Usage{Input: input, Output: output}, p)
+	in, inKnown := dearestInput(p, b.AudioIn)
+	out, outKnown := dearestOutput(p, b.AudioOut)
+	var sum pico
+	known = true
+	if b.Input > 0 {
+		sum.add(b.Input, in)
+		known = inKnown
+	}
+	if output > 0 {
+		sum.add(output, out)
+		known = known && outKnown
+	}
+	return withRequest(sum.nano(), p), known
 }
 
 // affordable is the most output tokens a choice, of n, that nano bears after the
-// input; 0: none.
-func affordable(p *config.Price, nano, input, n int64) int64 { return 0 }
+// input and the request: worst of n times as many costs no more. 0: not one.
+func affordable(p *config.Price, nano int64, b dialect.Bound, n int64) int64 {
+	if p == nil || n <= 0 {
+		return 0
+	}
+	in, inKnown := dearestInput(p, b.AudioIn)
+	out, outKnown := dearestOutput(p, b.AudioOut)
+	if p.Request != nil {
+		nano -= *p.Request
+	}
+	if !outKnown || !inKnown && b.Input > 0 || nano < 0 {
+		return 0
+	}
+	var left, spent pico
+	left.add(nano, picoOfNano)
+	spent.add(max(b.Input, 0), in)
+	lo, borrow := bits.Sub64(left.lo, spent.lo, 0)
+	hi, borrow := bits.Sub64(left.hi, spent.hi, borrow)
+	if borrow != 0 {
+		return 0
+	}
+	const most = 1 << 50 // tokens: beyond every limit
+	by := pico{}
+	by.add(n, out)
+	if by.hi > 0 {
+		return 0
+	}
+	if hi >= by.lo {
+		return most // the quotient passes 64 bits, or the output is free
+	}
+	q, _ := bits.Div64(hi, lo, by.lo)
+	return int64(min(q, most))
+}
+
+// dearestInput is the price of a token of input whichever part it turns out to be.
+func dearestInput(p *config.Price, audio bool) (price int64, known bool) {
+	return dearest(audio, p.Input, p.AudioInput, p.CachedInput, p.CacheWrite)
+}
+
+func dearestOutput(p *config.Price, audio bool) (price int64, known bool) {
+	return dearest(audio, p.Output, p.AudioOutput, p.Reasoning)
+}
+
+// dearest is known where the text has a price, for which the other parts' stand in
+// where they have none, and the audio too where there may be some.
+func dearest(withAudio bool, text, audio *int64, others ...*int64) (price int64, known bool) {
+	known = text != nil && (!withAudio || audio != nil)
+	for _, other := range append(others, text) {
+		if other != nil {
+			price = max(price, *other)
+		}
+	}
+	if withAudio && audio != nil {
+		price = max(price, *audio)
+	}
+	return price, known
+}

@@ -4,7 +4,8 @@ package dialect
 type Bound struct {
 	Input    int64 // tokens, never under, of what is in the body
 	Outside  bool  // some of the input is not in the body: count the model's context
-	AudioOut bool  // asks for an answer in audio
+	AudioIn  bool  // some of the input may be audio
+	AudioOut bool  // asks for output other than text
 }
 
 // Bound bounds the input of a call that ReadChat has read.
