@@ -137,24 +137,24 @@ func affordable(p *config.Price, nano int64, b dialect.Bound, n int64) int64 {
 
 // dearestInput is the price of a token of input whichever part it turns out to be.
 func dearestInput(p *config.Price, audio bool) (price int64, known bool) {
-	return dearest(audio, p.Input, p.AudioInput, p.CachedInput, p.CacheWrite)
+	return dearest(audio, p.AudioInput, p.Input, p.CachedInput, p.CacheWrite)
 }
 
 func dearestOutput(p *config.Price, audio bool) (price int64, known bool) {
-	return dearest(audio, p.Output, p.AudioOutput, p.Reasoning)
+	return dearest(audio, p.AudioOutput, p.Output, p.Reasoning)
 }
 
-// dearest is known where the text has a price, for which the other parts' stand in
-// where they have none, and the audio too where there may be some.
-func dearest(withAudio bool, text, audio *int64, others ...*int64) (price int64, known bool) {
-	known = text != nil && (!withAudio || audio != nil)
-	for _, other := range append(others, text) {
-		if other != nil {
-			price = max(price, *other)
+// dearest takes the price of text first, which stands in for the others where they
+// have none: without it, or without that of audio where there may be some, nothing
+// is known.
+func dearest(withAudio bool, audio *int64, texts ...*int64) (price int64, known bool) {
+	for _, text := range texts {
+		if text != nil {
+			price = max(price, *text)
 		}
 	}
 	if withAudio && audio != nil {
 		price = max(price, *audio)
 	}
-	return price, known
+	return price, texts[0] != nil && (!withAudio || audio != nil)
 }

@@ -12,14 +12,3 @@ type Bound struct {
 func (c *Call) Bound(body []byte) Bound {
 	return Bound{Input: int64(len(body)) + 16}
 }
-
-// OwnLimit is the most output tokens a choice by the call's own limit; -1: it has
-// none. field is the target's name for the limit: max_output_tokens counts only
-// where it is that, since other chat APIs don't know it.
-func (c *Call) OwnLimit(field string) int64 {
-	n := max(c.MaxTokens, c.MaxCompletionTokens)
-	if field == "max_output_tokens" {
-		n = max(n, c.MaxOutputTokens)
-	}
-	return n
-}

@@ -22,6 +22,8 @@ type Call struct {
 
 	N int64 // choices, 1 where the call doesn't say
 
+	otherOutput  bool // audio, or whatever is not text, is asked for
+	nulls        [len(limitFields)]Span
 	open         int  // behind the body's opening brace
 	options      Span // the value of stream_options
 	optionsKind  kind
@@ -103,8 +105,20 @@ func (c *Call) members(s *scanner) *Problem {
 			c.Stream, _, p = readBool(s, "stream")
 		case "stream_options":
 			p = c.readOptions(s)
+		case "max_tokens":
+			c.MaxTokens, c.nulls[0], p = readCount(s, "max_tokens", maxLimit, -1)
+		case "max_completion_tokens":
+			c.MaxCompletionTokens, c.nulls[1], p = readCount(s, "max_completion_tokens", maxLimit, -1)
+		case "max_output_tokens":
+			c.MaxOutputTokens, c.nulls[2], p = readCount(s, "max_output_tokens", maxLimit, -1)
+		case "n":
+			c.N, _, p = readCount(s, "n", maxChoices, 1)
+		case "modalities":
+			p = c.readModalities(s)
+		case "audio":
+			p = c.readAudio(s)
 		default:
-			if name := mistaken(key, "model", "stream", "stream_options"); name != "" {
+			if name := mistaken(key, chatKeys...); name != "" {
 				return ambiguous(name, "")
 			}
 			if !s.skip(1) {
@@ -159,12 +173,17 @@ func mistaken(key []byte, names ...string) string {
 	return ""
 }
 
+// chatKeys are those that are read at the top of a body.
+var chatKeys = []string{"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "modalities", "audio"}
+
 // maxNamed is the longest key that a refusal names: a credential is longer.
 const maxNamed = 32
 
 func ambiguous(key, prefix string) *Problem {
-	if name := mistaken([]byte(key), "model", "stream", "stream_options", "include_usage"); name != "" {
+	if name := mistaken([]byte(key), chatKeys...); name != "" {
 		key = name
+	} else if mistaken([]byte(key), "include_usage") != "" {
+		key = "include_usage"
 	}
 	if len(key) > maxNamed {
 		key = "a long key"
@@ -286,48 +305,4 @@ func (c *Call) optionMembers(s *scanner) *Problem {
 			return nil
 		}
 	}
-}
-
-// Edit is what the gateway changes in a body. The zero value changes nothing.
-type Edit struct {
-	Model        string // the upstream's name of the model; "": as it is
-	IncludeUsage bool   // ask for usage in a stream
-	OutputLimit  int64  // tokens a choice, under the name OutputField; 0: none is set
-	OutputField  string // max_tokens, max_completion_tokens or max_output_tokens
-}
-
-// Append appends the body with the edit, every other byte as it was. The body is
-// the one that ReadChat read.
-func (c *Call) Append(dst, body []byte, e Edit) []byte {
-	at, with := c.usageEdit(e)
-	model := e.Model != ""
-	from := 0
-	if with != "" && (!model || at.Start <= c.ModelSpan.Start) {
-		dst = append(append(dst, body[:at.Start]...), with...)
-		from, with = at.End, ""
-	}
-	if model {
-		dst = appendString(append(dst, body[from:c.ModelSpan.Start]...), e.Model)
-		from = c.ModelSpan.End
-	}
-	if with != "" {
-		dst = append(append(dst, body[from:at.Start]...), with...)
-		from = at.End
-	}
-	return append(dst, body[from:]...)
-}
-
-// usageEdit says what to put where, so that the stream tells its usage.
-func (c *Call) usageEdit(e Edit) (at Span, with string) {
-	switch {
-	case !e.IncludeUsage || c.IncludeUsage:
-		return Span{}, ""
-	case c.optionsKind == absent:
-		return Span{c.open, c.open}, `"stream_options":{"include_usage":true},`
-	case c.optionsKind == null, c.optionsKind == emptyObject:
-		return c.options, `{"include_usage":true}`
-	case c.includeUsage != Span{}:
-		return c.includeUsage, "true"
-	}
-	return Span{c.options.Start + 1, c.options.Start + 1}, `"include_usage":true,`
 }
