@@ -119,7 +119,7 @@ func (b *Bindings) object(path, known string, data []byte, read func(string, jso
 // printable gives ".key" for a key that may be shown: others could be anything,
 // a token pasted into the wrong place included.
 func printable(key string) string {
-	if len(key) > 32 || !validID(key) {
+	if len(key) > 32 || !ValidID(key) {
 		return ".…"
 	}
 	return "." + key

@@ -49,10 +49,10 @@ func Validate(p *Profile) []Problem {
 	var list []Problem
 	add := func(path, message string) { list = append(list, Problem{path, message}) }
 
-	if p.ID != "" && !validID(p.ID) {
+	if p.ID != "" && !ValidID(p.ID) {
 		add("id", wantID)
 	}
-	if p.OrgID != "" && !validID(p.OrgID) {
+	if p.OrgID != "" && !ValidID(p.OrgID) {
 		add("org_id", wantID)
 	}
 	if message := nameProblem(p.Name); message != "" {
@@ -77,10 +77,10 @@ func Validate(p *Profile) []Problem {
 		add(path, message)
 	}
 	list = append(list, restrictionProblems(p)...)
-	if b.GatewayID != nil && *b.GatewayID != "" && !validID(*b.GatewayID) {
+	if b.GatewayID != nil && *b.GatewayID != "" && !ValidID(*b.GatewayID) {
 		add("bindings.gateway_id", wantID)
 	}
-	if b.TeamID != nil && *b.TeamID != "" && !validID(*b.TeamID) {
+	if b.TeamID != nil && *b.TeamID != "" && !ValidID(*b.TeamID) {
 		add("bindings.team_id", wantID)
 	}
 	list = append(list, filterProblems("bindings.providers", b.Providers)...)
@@ -95,7 +95,8 @@ func Validate(p *Profile) []Problem {
 
 const wantID = "must have 1 to 128 characters out of A-Z a-z 0-9 . _ : -"
 
-func validID(s string) bool {
+// ValidID says whether s may be the id of an org, a team, a gateway or a budget.
+func ValidID(s string) bool {
 	for _, c := range []byte(s) {
 		switch {
 		case c >= '0' && c <= '9', c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z':
@@ -219,7 +220,7 @@ func budgetProblems(list []BudgetBinding) []Problem {
 			found = append(found, Problem{fmt.Sprintf("bindings.budgets[%d].%s", i, key), message})
 		}
 		switch {
-		case !validID(b.ID):
+		case !ValidID(b.ID):
 			add("id", wantID)
 		case seen[b.ID]:
 			add("id", "named twice; one id is one budget")
