@@ -224,6 +224,41 @@ func (s *scanner) str() (content Span, escaped, ok bool) {
 	}
 }
 
+// textLen takes a string and returns how many bytes it has without its escapes, or
+// more: each half of a surrogate pair counts as what a lone one becomes. A string
+// that does not end leaves a fault.
+func (s *scanner) textLen() int64 {
+	s.i++
+	from, saved := s.i, 0
+	for {
+		s.i += plainRun(s.b[s.i:])
+		if s.i+1 >= len(s.b) || s.b[s.i] != '\\' {
+			break
+		}
+		if s.b[s.i+1] != 'u' {
+			saved++
+			s.i += 2
+			continue
+		}
+		r, _ := hex4(s.b[s.i+2:])
+		switch {
+		case r < 0x80:
+			saved += 5
+		case r < 0x800:
+			saved += 4
+		default:
+			saved += 3
+		}
+		s.i = min(s.i+6, len(s.b))
+	}
+	if s.i >= len(s.b) || s.b[s.i] != '"' {
+		s.fail("it ends inside a string")
+		return int64(max(0, s.i-from-saved))
+	}
+	s.i++
+	return int64(s.i - 1 - from - saved)
+}
+
 func (s *scanner) escape() bool {
 	if s.i+1 >= len(s.b) {
 		return s.fail("it ends inside a string")
