@@ -19,7 +19,7 @@ BUILDER ?= golang:1.26
 ENGINE_FLAGS ?=
 VULNDB ?= $(abspath $(CURDIR)/../shared/vulndb)
 
-.PHONY: help needs deps test race allocs fuzz oracle bench bench-peers lint vuln build image docs clean
+.PHONY: help needs deps test race allocs fuzz oracle bench bench-peers torture-budgets lint vuln build image docs clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -92,6 +92,9 @@ bench: ## the benchmarks, with allocations: make bench [BENCH=Decide] [BENCHTIME
 bench-peers: ## CPU a request and a chunk beside nginx and a bare proxy: make bench-peers [ARGS='-seconds 2 -rounds 3']
 	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || echo "bench-peers: without nginx (Debian: nginx-light) its rows are left out"
 	go run ./test/benchpeers $(ARGS)
+
+torture-budgets: ## budgets under real gateways, mistreated: make torture-budgets [PART=i/n] [ARGS='-only endings']; PART=1/3 keeps a part under 8 minutes
+	go run ./test/torture -part "$(PART)" $(ARGS)
 
 lint: ## gofmt, vet, staticcheck, and what the house refuses (skipped tests, unfinished marks)
 	bad=$$(git ls-files -z '*.go' | xargs -0 -r ls 2>/dev/null | xargs gofmt -l)
