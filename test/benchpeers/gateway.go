@@ -54,16 +54,22 @@ type gateway struct {
 	log        string // path of its log
 }
 
-// startGateway builds kt-gateway, runs it with an embedded control plane, and
-// mints the tokens. Everything a deployment has is on: filters on every token,
-// metrics, one log line a request.
-func startGateway(ctx context.Context, b *bench) (*gateway, error) {
-	binary := filepath.Join(b.dir, "kt-gateway")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/kt-gateway")
+// build makes the kt-gateway that is measured.
+func (b *bench) build(ctx context.Context) error {
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.binary(), "./cmd/kt-gateway")
 	build.Dir = b.root
 	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build kt-gateway: %w\n%s", err, out)
+		return fmt.Errorf("build kt-gateway: %w\n%s", err, out)
 	}
+	return nil
+}
+
+func (b *bench) binary() string { return filepath.Join(b.dir, "kt-gateway") }
+
+// startGateway runs kt-gateway with an embedded control plane, and mints the tokens.
+// Everything a deployment has is on: filters on every token, metrics, one log line a
+// request; and with budgets, one in USD and rate limits on every token.
+func startGateway(ctx context.Context, b *bench, name string, budgets bool) (*gateway, error) {
 	var addrs [3]string
 	for i := range addrs {
 		var err error
@@ -71,23 +77,23 @@ func startGateway(ctx context.Context, b *bench) (*gateway, error) {
 			return nil, err
 		}
 	}
-	data := filepath.Join(b.dir, "data")
+	data := filepath.Join(b.dir, name)
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return nil, err
 	}
-	conf := filepath.Join(b.dir, "gateway.yaml")
+	conf := filepath.Join(b.dir, name+".yaml")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, gatewayConf, addrs[0], addrs[1], data, addrs[2], b.mockAddr, b.pprof), 0o600); err != nil {
 		return nil, err
 	}
 	admin := rand.Text()
-	cmd := exec.Command(binary, "run", "-c", conf)
+	cmd := exec.Command(b.binary(), "run", "-c", conf)
 	cmd.Env = append(withoutKeeptrusts(os.Environ()), "KEEPTRUSTS_ADMIN_TOKEN="+admin, "BENCH_PROVIDER_KEY="+providerKey)
-	c, err := b.start("kt-gateway", cmd, syscall.SIGTERM)
+	c, err := b.start(name, cmd, syscall.SIGTERM)
 	if err != nil {
 		return nil, err
 	}
 	g := &gateway{
-		peer:  peer{name: "kt", addr: addrs[0], pids: []int{c.cmd.Process.Pid}},
+		peer:  peer{name: name, addr: addrs[0], pids: []int{c.cmd.Process.Pid}},
 		child: c, operations: addrs[1], log: c.log,
 	}
 	if err := c.accepts(g.addr); err != nil {
@@ -97,11 +103,15 @@ func startGateway(ctx context.Context, b *bench) (*gateway, error) {
 		return nil, err
 	}
 	began := time.Now()
-	if g.tokens, err = mint(ctx, "http://"+addrs[2], admin); err != nil {
+	if g.tokens, err = mint(ctx, "http://"+addrs[2], admin, budgets); err != nil {
 		return nil, err
 	}
-	fmt.Printf("kt: %d tokens minted in %.1f s; fresh_for is 10m here, not 30s: what is measured asks the control plane for nothing\n",
-		len(g.tokens), time.Since(began).Seconds())
+	with := "without budgets or rate limits"
+	if budgets {
+		with = "each with a budget of its own in USD and rate limits"
+	}
+	fmt.Printf("%s: %d tokens minted in %.1f s, %s; fresh_for is 10m here, not 30s: no profile is asked for again\n",
+		name, len(g.tokens), time.Since(began).Seconds(), with)
 	return g, nil
 }
 
@@ -161,7 +171,7 @@ func get(ctx context.Context, url string) ([]byte, error) {
 }
 
 // mint asks for the tokens over HTTP, a few at a time.
-func mint(ctx context.Context, plane, admin string) ([]string, error) {
+func mint(ctx context.Context, plane, admin string, budgets bool) ([]string, error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: minters}, Timeout: 30 * time.Second}
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -171,7 +181,7 @@ func mint(ctx context.Context, plane, admin string) ([]string, error) {
 	for m := range minters {
 		all.Go(func() {
 			for i := m; i < len(tokens) && ctx.Err() == nil; i += minters {
-				s, err := mintOne(ctx, client, plane, admin, i)
+				s, err := mintOne(ctx, client, plane, admin, profileOf(i, budgets))
 				if err != nil {
 					cancel(fmt.Errorf("mint a token: %w", err))
 				}
@@ -183,14 +193,21 @@ func mint(ctx context.Context, plane, admin string) ([]string, error) {
 	return tokens, context.Cause(ctx)
 }
 
-func mintOne(ctx context.Context, client *http.Client, plane, admin string, i int) (string, error) {
-	body, err := json.Marshal(map[string]any{
-		"name": fmt.Sprintf("bench-%d", i), "purpose": "general",
-		"bindings": map[string]any{
-			"providers": []string{"openai-*", "!openai-eu"},
-			"models":    []string{"gpt-5.4-*", "!gpt-5.4-pro"},
-		},
-	})
+// profileOf is what the i-th token is asked for as. Its limits are never reached.
+func profileOf(i int, budgets bool) map[string]any {
+	bindings := map[string]any{
+		"providers": []string{"openai-*", "!openai-eu"},
+		"models":    []string{"gpt-5.4-*", "!gpt-5.4-pro"},
+	}
+	if budgets {
+		bindings["budgets"] = []map[string]string{{"id": fmt.Sprintf("b_bench_%d", i), "limit": "100000.00", "unit": "usd", "window": "day"}}
+		bindings["rate_limits"] = map[string]int{"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000, "max_parallel_requests": 1000}
+	}
+	return map[string]any{"name": fmt.Sprintf("bench-%d", i), "purpose": "general", "bindings": bindings}
+}
+
+func mintOne(ctx context.Context, client *http.Client, plane, admin string, profile map[string]any) (string, error) {
+	body, err := json.Marshal(profile)
 	if err != nil {
 		return "", err
 	}
@@ -238,9 +255,9 @@ func (g *gateway) accounted(ctx context.Context, requests int64) error {
 		return err
 	}
 	lines := int64(bytes.Count(log, []byte(`,"upstream_ms":`))) // only a data plane's line has it
-	fmt.Printf("kt: %d requests answered, %.0f in the metrics, %d in the log\n", requests, counted, lines)
+	fmt.Printf("%s: %d requests answered, %.0f in the metrics, %d in the log\n", g.name, requests, counted, lines)
 	if int64(counted) != requests || lines != requests {
-		return fmt.Errorf("kt-gateway did not account for every request")
+		return fmt.Errorf("%s did not account for every request", g.name)
 	}
 	return nil
 }

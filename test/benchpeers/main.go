@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +29,7 @@ const (
 
 type options struct {
 	seconds, rounds, conns, streams, rate int
-	only, profile                         string
+	only, profile, budget                 string
 	gate                                  bool
 }
 
@@ -46,12 +47,13 @@ func run(args []string) int {
 	f.IntVar(&o.streams, "streams", 200, "at a time")
 	f.IntVar(&o.rate, "rate", 2000, "requests a second of the paced load")
 	f.StringVar(&o.only, "only", "", "request or stream: one kind of load")
+	f.StringVar(&o.budget, "budget", "both", "on, off or both: whether kt-gateway's tokens have a budget in USD and rate limits; with both, a second one without is the peer \"plain\"")
 	f.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of kt-gateway under each load, taken after the rounds")
 	f.BoolVar(&o.gate, "gate", false, fmt.Sprintf("fail above %.2f of the bare proxy's CPU a request, and %.2f a chunk", gateRequest, gateChunk))
 	if err := f.Parse(args); err != nil {
 		return 2
 	}
-	if f.NArg() > 0 || o.only != "" && o.only != "request" && o.only != "stream" || min(o.seconds, o.rounds, o.conns, o.streams, o.rate) < 1 {
+	if !slices.Contains([]string{"on", "off", "both"}, o.budget) || f.NArg() > 0 || o.only != "" && o.only != "request" && o.only != "stream" || min(o.seconds, o.rounds, o.conns, o.streams, o.rate) < 1 {
 		f.Usage()
 		return 2
 	}
@@ -94,7 +96,7 @@ func compare(o options) error {
 		return err
 	}
 	defer b.close()
-	peers, kt, err := b.startPeers(ctx)
+	peers, gateways, err := b.startPeers(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -105,9 +107,13 @@ func compare(o options) error {
 	t.print()
 	err = t.ratios()
 	if o.profile != "" {
-		err = errors.Join(err, t.profile(ctx, kt))
+		err = errors.Join(err, t.profile(ctx, gateways[0]))
 	}
-	return errors.Join(err, t.failures(), kt.accounted(ctx, t.answered(kt.name)))
+	err = errors.Join(err, t.failures())
+	for _, g := range gateways {
+		err = errors.Join(err, g.accounted(ctx, t.answered(g.name)))
+	}
+	return err
 }
 
 func newBench(o options) (*bench, error) {
@@ -123,7 +129,8 @@ func newBench(o options) (*bench, error) {
 	return &bench{root: root, dir: dir, pprof: o.profile != ""}, nil
 }
 
-func (b *bench) startPeers(ctx context.Context) ([]*peer, *gateway, error) {
+// startPeers starts all that is compared; the gateways are among the peers, kt first.
+func (b *bench) startPeers(ctx context.Context, o options) ([]*peer, []*gateway, error) {
 	var err error
 	if _, b.mockAddr, err = b.startSelf("mock"); err != nil {
 		return nil, nil, err
@@ -143,11 +150,24 @@ func (b *bench) startPeers(ctx context.Context) ([]*peer, *gateway, error) {
 		return nil, nil, err
 	}
 	peers = append(peers, &peer{name: "bare", addr: addr, pids: []int{c.cmd.Process.Pid}, tokens: []string{placeholder}})
-	kt, err := startGateway(ctx, b)
+	if err := b.build(ctx); err != nil {
+		return nil, nil, err
+	}
+	kt, err := startGateway(ctx, b, "kt", o.budget != "off")
 	if err != nil {
 		return nil, nil, err
 	}
-	return append(peers, &kt.peer), kt, nil
+	gateways := []*gateway{kt}
+	peers = append(peers, &kt.peer)
+	if o.budget == "both" {
+		without, err := startGateway(ctx, b, "plain", false)
+		if err != nil {
+			return nil, nil, err
+		}
+		gateways = append(gateways, without)
+		peers = append(peers, &without.peer)
+	}
+	return peers, gateways, nil
 }
 
 func (o *options) loads() []load {

@@ -60,36 +60,45 @@ func (t *table) print() {
 	}
 }
 
-// ratios prints kt's CPU as a part of each other peer's: the median of the
-// rounds' own ratios, for neighbours in time met the same machine. It fails where
-// there is none, and where -gate asks for less.
+// pairs are the ratios that are of interest. Plain is kt without budgets.
+var pairs = [][2]string{{"kt", "bare"}, {"kt", "nginx"}, {"plain", "bare"}, {"kt", "plain"}}
+
+// ratios prints CPU as a part of another peer's: the median of the rounds' own
+// ratios, for neighbours in time met the same machine. It fails where there is none,
+// and where -gate asks for less.
 func (t *table) ratios() error {
 	fmt.Println("\nratios of CPU, medians of the rounds' own")
 	var errs []error
 	for _, l := range t.options.loads() {
-		for _, other := range []string{"bare", "nginx"} {
-			if !slices.Contains(t.peers, other) {
-				fmt.Printf("%-6s  kt/%-5s  absent\n", l.name, other)
+		for _, pair := range pairs {
+			if !slices.Contains(t.peers, pair[0]) || !slices.Contains(t.peers, pair[1]) {
+				if pair[1] == "nginx" {
+					fmt.Printf("%-6s  kt/nginx     absent\n", l.name)
+				}
 				continue
 			}
-			kt, peer := t.results[l.name+" kt"], t.results[l.name+" "+other]
-			var all []float64
-			for i := range min(len(kt), len(peer)) {
-				all = append(all, kt[i].cost(l.stream)/peer[i].cost(l.stream))
-			}
-			ratio := median(all, func(x float64) float64 { return x })
-			if math.IsNaN(ratio) || math.IsInf(ratio, 0) || ratio <= 0 {
-				errs = append(errs, fmt.Errorf("%s: no ratio kt/%s", l.name, other))
-				continue
-			}
-			fmt.Printf("%-6s  kt/%-5s  %.2f  (%.2f to %.2f)\n", l.name, other, ratio, slices.Min(all), slices.Max(all))
-			limit := map[string]float64{"closed": gateRequest, "stream": gateChunk}[l.name]
-			if t.options.gate && other == "bare" && limit > 0 && ratio > limit {
-				errs = append(errs, fmt.Errorf("%s: kt/bare is %.2f, above %.2f", l.name, ratio, limit))
-			}
+			errs = append(errs, t.ratio(&l, pair[0], pair[1]))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (t *table) ratio(l *load, of, to string) error {
+	mine, peer := t.results[l.name+" "+of], t.results[l.name+" "+to]
+	var all []float64
+	for i := range min(len(mine), len(peer)) {
+		all = append(all, mine[i].cost(l.stream)/peer[i].cost(l.stream))
+	}
+	ratio := median(all, func(x float64) float64 { return x })
+	if math.IsNaN(ratio) || math.IsInf(ratio, 0) || ratio <= 0 {
+		return fmt.Errorf("%s: no ratio %s/%s", l.name, of, to)
+	}
+	fmt.Printf("%-6s  %-11s  %.2f  (%.2f to %.2f)\n", l.name, of+"/"+to, ratio, slices.Min(all), slices.Max(all))
+	limit := map[string]float64{"closed": gateRequest, "stream": gateChunk}[l.name]
+	if t.options.gate && of == "kt" && to == "bare" && limit > 0 && ratio > limit {
+		return fmt.Errorf("%s: kt/bare is %.2f, above %.2f", l.name, ratio, limit)
+	}
+	return nil
 }
 
 // answered counts all that a peer has answered, measured or not.

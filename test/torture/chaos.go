@@ -146,11 +146,5 @@ func (b *between) most() int {
 	return most
 }
 
-func (b *between) forget() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.times = nil
-}
-
 // quiet is for servers whose peers are killed.
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
