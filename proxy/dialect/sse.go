@@ -21,6 +21,10 @@ type Meter struct {
 	usage   Usage
 	held    []byte // the start of an event
 	out     []byte
+
+	tally tally
+	shape shape
+	first first
 }
 
 // keptBuffer is how much of its buffers a meter keeps over a Reset.
@@ -36,7 +40,7 @@ func (m *Meter) Reset(takeOut bool) {
 	if cap(out) > keptBuffer {
 		out = nil
 	}
-	*m = Meter{takeOut: takeOut, held: held, out: out}
+	*m = Meter{takeOut: takeOut, held: held, out: out, shape: shape{event: m.shape.event[:0]}, first: first{raw: m.first.raw[:0]}}
 }
 
 // Usage returns the last usage that the stream told.
@@ -49,10 +53,19 @@ func (m *Meter) Boundary() bool { return !m.passing }
 // itself where nothing is held or taken out, else bytes that are good until the
 // next call.
 func (m *Meter) Next(p []byte) []byte {
-	if len(m.held) == 0 && !m.passing && endsEvent(p) && !m.matters(p) {
-		return p // the ordinary chunk: whole events, nothing to read in them
-	}
 	m.out = m.out[:0]
+	if len(m.held) == 0 && !m.passing {
+		n := m.ordinary(p)
+		if n == len(p) {
+			return p
+		}
+		if endsEvent(p) && !m.matters(p[n:]) {
+			m.countAll(p[n:])
+			return p // whole events, and no usage in them
+		}
+		m.out = append(m.out, p[:n]...)
+		p = p[n:]
+	}
 	if m.passing {
 		p = m.pass(p)
 	}
@@ -90,6 +103,8 @@ func (m *Meter) hold(p []byte) {
 	if len(p) > maxEvent {
 		m.out = append(m.out, p...)
 		m.passing, m.held = true, m.held[:0]
+		m.tally.unread += int64(len(p))
+		m.tally.events++
 		m.remember(p)
 		return
 	}
@@ -105,10 +120,12 @@ func (m *Meter) pass(p []byte) []byte {
 	joined := append(m.tail[:m.tailLen:m.tailLen], p...)
 	n := eventEnd(joined, 0, false)
 	if n < 0 {
+		m.tally.unread += int64(len(p))
 		m.out = append(m.out, p...)
 		m.remember(joined)
 		return nil
 	}
+	m.tally.unread += int64(n - m.tailLen)
 	m.out = append(m.out, joined[m.tailLen:n]...)
 	m.passing, m.tailLen = false, 0
 	return joined[n:]
@@ -120,12 +137,75 @@ func (m *Meter) remember(p []byte) {
 
 // event reads a whole event and lets it through, or not.
 func (m *Meter) event(e []byte) {
-	if len(e) <= maxEvent && m.matters(e) {
-		if only := m.read(e); only && m.takeOut {
+	switch {
+	case m.ordinary(e) == len(e):
+	case len(e) > maxEvent:
+		m.tally.unread += int64(len(e))
+		m.tally.events++
+	default:
+		told := m.matters(e)
+		m.count(e, told)
+		if told && m.read(e) && m.takeOut {
 			return
 		}
 	}
 	m.out = append(m.out, e...)
+}
+
+// ordinary counts the events at the beginning of p that have the shape of the last
+// one read, and returns how long they are: there is nothing to read in them.
+func (m *Meter) ordinary(p []byte) (n int) {
+	for n < len(p) {
+		used, text := m.shape.fit(p[n:])
+		if used == 0 {
+			break
+		}
+		if text > 0 {
+			m.tally.text += text
+			m.tally.events++
+		}
+		n += used
+	}
+	return n
+}
+
+// countAll counts whole events in which there is no usage.
+func (m *Meter) countAll(p []byte) {
+	for len(p) > 0 {
+		n := m.ordinary(p)
+		if n == 0 {
+			if n = eventEnd(p, 0, true); n < 0 {
+				n = len(p)
+			}
+			m.count(p[:n], false)
+		}
+		p = p[n:]
+	}
+}
+
+// count counts the output in an event. told: there may be usage in it.
+func (m *Meter) count(e []byte, told bool) {
+	if len(e) > maxEvent {
+		m.tally.unread += int64(len(e))
+		m.tally.events++
+		return
+	}
+	data, at := eventData(e)
+	if len(data) == 0 || string(data) == "[DONE]" {
+		return
+	}
+	r := reader{tally: &m.tally, s: scanner{b: data}}
+	if !r.read() {
+		m.tally.unread += int64(len(data))
+		return
+	}
+	if !r.filled {
+		return // among them Azure's first, whose id is empty
+	}
+	m.first.keep(data, r.head)
+	if at >= 0 && !told {
+		m.shape.keep(e, at, &r)
+	}
 }
 
 var (
@@ -158,40 +238,55 @@ func (m *Meter) matters(p []byte) bool {
 
 // read takes what an event tells; only says that it brings usage and nothing else.
 func (m *Meter) read(e []byte) (only bool) {
-	u, known, only := readUsage(eventData(e))
+	data, _ := eventData(e)
+	u, known, only := readUsage(data)
 	if known {
 		m.usage, m.known = u, true
 	}
 	return only
 }
 
-// eventData joins the data lines of an event. One line is not copied.
-func eventData(e []byte) []byte {
-	var data []byte
+// eventData joins the data lines of an event. One line is not copied, and at is
+// where in the event it stands; else at is -1.
+func eventData(e []byte) (data []byte, at int) {
 	lines := 0
-	for len(e) > 0 {
-		n := bytes.IndexAny(e, "\r\n")
-		line := e
-		if n >= 0 {
-			line, e = e[:n], e[n+1:]
-		} else {
-			e = nil
+	for from := 0; from < len(e); {
+		line := e[from:]
+		next := len(e)
+		if n := lineEnd(line); n >= 0 {
+			line, next = line[:n], from+n+1
 		}
-		value, ok := bytes.CutPrefix(line, []byte("data:"))
-		if !ok {
-			continue
+		if value, ok := bytes.CutPrefix(line, []byte("data:")); ok {
+			value = bytes.TrimPrefix(value, []byte(" "))
+			switch lines++; lines {
+			case 1:
+				data, at = value, from+len(line)-len(value)
+			case 2:
+				data, at = data[:len(data):len(data)], -1 // it lies in the event: append to a copy
+				fallthrough
+			default:
+				data = append(append(data, '\n'), value...)
+			}
 		}
-		value = bytes.TrimPrefix(value, []byte(" "))
-		switch lines++; lines {
-		case 1:
-			data = value
-			continue
-		case 2:
-			data = data[:len(data):len(data)] // it lies in the event: append to a copy
-		}
-		data = append(append(data, '\n'), value...)
+		from = next
 	}
-	return data
+	return data, at
+}
+
+// lineEnd finds the first CR or LF.
+func lineEnd(p []byte) int {
+	const near = 64 // bytes at a time: one of the two may be missing altogether
+	for i := 0; i < len(p); i += near {
+		part := p[i:min(i+near, len(p))]
+		n, cr := bytes.IndexByte(part, '\n'), bytes.IndexByte(part, '\r')
+		if cr >= 0 && (n < 0 || cr < n) {
+			n = cr
+		}
+		if n >= 0 {
+			return i + n
+		}
+	}
+	return -1
 }
 
 // endsEvent says whether p ends with an empty line, in the two ways that
