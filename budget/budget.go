@@ -159,8 +159,12 @@ func (u Unit) Append(b []byte, n int64) []byte {
 	if fraction == 0 {
 		return b
 	}
-	text := strconv.FormatUint(1e9+fraction, 10)[1:]
-	return append(append(b, '.'), strings.TrimRight(text, "0")...)
+	b = append(b, '.')
+	for unit := uint64(1e8); fraction > 0; unit /= 10 {
+		b = append(b, byte('0'+fraction/unit))
+		fraction %= unit
+	}
+	return b
 }
 
 // Amounts is what one request takes of each unit.
