@@ -21,8 +21,8 @@ import (
 )
 
 var (
-	// ErrNotFound says that there is no such token.
-	ErrNotFound = errors.New("no such token")
+	// ErrNotFound says that there is no such token or budget.
+	ErrNotFound = errors.New("no such token or budget")
 	// ErrExists says that the digest or id is taken.
 	ErrExists = errors.New("a token with this digest or id exists")
 	// ErrNewer says that a later version of the program wrote the database.
@@ -46,11 +46,18 @@ type Store struct {
 	read  *sql.DB
 	ids   idSource
 	clock func() time.Time
+	stmts statements
+	swept sweeping
+	moved func()
 }
 
 // Clock sets the clock of budgets' windows and leases, time.Now unless set. It must
 // be set before the first call.
 func (s *Store) Clock(now func() time.Time) { s.clock = now }
+
+// Moved sets what is called after each commit that took a revision; it must return
+// at once. It must be set before the first call.
+func (s *Store) Moved(f func()) { s.moved = f }
 
 // Open opens the database that dsn names, "sqlite:FILE", makes it when absent
 // (readable by its owner alone) and brings its schema up to date. It refuses a
@@ -68,11 +75,15 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	if err := private(path); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	s := &Store{clock: time.Now}
+	s := &Store{clock: time.Now, moved: func() {}}
 	if s.write, err = openSQLite(path, 1, "_txlock=immediate"); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	if err := s.migrate(ctx, sqliteMigrations); err != nil {
+		_ = s.write.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	if s.stmts, err = prepare(ctx, s.write); err != nil {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -142,8 +153,10 @@ func (s *Store) Head(ctx context.Context) (int64, error) {
 
 // Tx is one write transaction. It is not safe for concurrent use.
 type Tx struct {
-	tx  *sql.Tx
-	now time.Time
+	tx    *sql.Tx
+	now   time.Time
+	stmts statements
+	moved bool // a revision was taken
 }
 
 // Update runs f in one write transaction, at the time that now gives: all of it
@@ -151,9 +164,12 @@ type Tx struct {
 // f's error. Where the database asks for it, f runs again from the start, so it
 // must have no effect but through its Tx.
 func (s *Store) Update(ctx context.Context, now time.Time, f func(*Tx) error) error {
+	return retried(func() error { return s.updateOnce(ctx, now, f) })
+}
+
+func retried(once func() error) error {
 	for try := 1; ; try++ {
-		err := s.updateOnce(ctx, now, f)
-		if err == nil || !again(err) || try == attempts {
+		if err := once(); err == nil || !again(err) || try == attempts {
 			return err
 		}
 	}
@@ -169,18 +185,23 @@ func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error
 	if _, err := tx.ExecContext(ctx, `UPDATE head SET revision = revision WHERE one = 1`); err != nil {
 		return fmt.Errorf("lock head: %w", err)
 	}
-	if err := f(&Tx{tx: tx, now: now}); err != nil {
+	t := &Tx{tx: tx, now: now, stmts: s.stmts}
+	if err := f(t); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	if t.moved {
+		s.moved()
+	}
 	return nil
 }
 
-// revision takes the next revision for a change of a token.
+// revision takes the next revision for a change of a token or budget.
 func (t *Tx) revision(ctx context.Context, org, id, event string) (int64, error) {
 	var r int64
+	t.moved = true
 	if err := t.tx.QueryRowContext(ctx,
 		`UPDATE head SET revision = revision + 1 WHERE one = 1 RETURNING revision`).Scan(&r); err != nil {
 		return 0, fmt.Errorf("take a revision: %w", err)
