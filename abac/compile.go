@@ -1,6 +1,7 @@
 package abac
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -103,6 +104,30 @@ func gather(p *Profile) {
 // Profile returns the profile that the policy was compiled from: the policy's own
 // copy, read only.
 func (p *Policy) Profile() *Profile { return &p.profile }
+
+// Window returns the time in which the policy may allow, in Unix nanoseconds: from
+// the first on, before the second. Without a limit it is the int64 of that end.
+func (p *Policy) Window() (from, until int64) {
+	from, until = math.MinInt64, math.MaxInt64
+	if !p.notBefore.IsZero() {
+		from = nanoseconds(p.notBefore)
+	}
+	if p.expiring {
+		until = nanoseconds(p.expires)
+	}
+	return from, until
+}
+
+// nanoseconds is t.UnixNano, held where that would not fit.
+func nanoseconds(t time.Time) int64 {
+	switch {
+	case t.Year() < 1679:
+		return math.MinInt64
+	case t.Year() > 2260:
+		return math.MaxInt64
+	}
+	return t.UnixNano()
+}
 
 // Problem says why every decision is ProfileInvalid, with the path of what is
 // wrong; "" when the profile is valid.

@@ -11,7 +11,7 @@ import (
 // authorize runs the whole decision for the model that the body names.
 func (x *exchange) authorize() error {
 	x.ask.Model = str(x.call.Model)
-	d := x.decide(x.ask.Model)
+	d := x.decideCall(x.ask.Model)
 	x.reason = d.Reason
 	if d.Reason != abac.Allowed {
 		return x.denial(d)
@@ -94,6 +94,7 @@ func (x *exchange) pick() (uint8, bool) {
 // served is a model entry with what relaying it needs.
 type served struct {
 	model   *config.Model
+	number  uint32 // see decideCall
 	targets []servedTarget
 }
 

@@ -150,8 +150,8 @@ func (x *exchange) describe() {
 	r, cfg := &x.rec, x.rt.cfg
 	r.GatewayID = cfg.GatewayID
 	if x.policy != nil {
-		p := x.policy.Profile()
-		r.TokenID, r.Purpose, r.Team = p.ID, string(p.Purpose), deref(p.Bindings.TeamID)
+		r.TokenID, r.Purpose, r.Team = x.entry.ID, string(x.entry.Purpose), x.entry.Team
+		r.Identity = x.entry.Notes.Line(r.AppendIdentity)
 	}
 	if x.serving != nil {
 		r.Model = x.serving.model.Name

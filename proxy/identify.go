@@ -35,7 +35,7 @@ func (x *exchange) identify() error {
 	if badTeam { // told only where every check passes
 		x.ask.Team = deref(x.policy.Profile().Bindings.TeamID)
 	}
-	d := abac.Identify(x.policy, &x.ask)
+	d := x.identified()
 	x.reason, x.judged = d.Reason, x.route != nil
 	var denied *refusal
 	if d.Reason != abac.Allowed {
@@ -84,14 +84,30 @@ func (x *exchange) credential() (token.Digest, error) {
 		}
 		b = trimOWS(rest)
 	}
-	if !token.WellFormed(b, legacy) {
-		x.s.tokens.CountMalformed()
-		return token.Digest{}, refuse(codeInvalidAPIKey, "Incorrect API key provided: it is not of a token's form. %s", challenge)
+	// A minted token whose digest is known has a token's form: it need not be
+	// looked at again. A legacy key's form is the config's, which may change.
+	if len(b) == token.Len && string(b[:len(token.Prefix)]) == token.Prefix {
+		if d := token.Sum(b); x.known(d) || token.WellFormed(b, legacy) {
+			return d, nil
+		}
+	} else if token.WellFormed(b, legacy) {
+		return token.Sum(b), nil
 	}
-	return token.Sum(b), nil
+	x.s.tokens.CountMalformed()
+	return token.Digest{}, refuse(codeInvalidAPIKey, "Incorrect API key provided: it is not of a token's form. %s", challenge)
+}
+
+// known takes what the cache has of a digest.
+func (x *exchange) known(d token.Digest) bool {
+	x.entry = x.s.tokens.Peek(&d, x.began)
+	return x.entry != nil
 }
 
 func (x *exchange) lookUp(d token.Digest) error {
+	if x.entry != nil {
+		x.policy = x.entry.Policy
+		return nil
+	}
 	e, err := x.s.tokens.Get(context.Background(), d)
 	switch {
 	case err == nil:

@@ -2,9 +2,7 @@ package proxy
 
 import (
 	"context"
-	"encoding/binary"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,23 +33,17 @@ const (
 const usedWithin = 15
 
 // uses notes which tokens were used. A token that was noted in the same window
-// costs one load: slots hold part of the digest and the window.
+// costs one load, from its entry.
 type uses struct {
-	slots [1 << 14]atomic.Uint64
-
 	mu      sync.Mutex
 	pending map[string]time.Time
 }
 
 func (u *uses) note(x *exchange) {
-	d := &x.entry.Digest
-	window := uint64(x.began.Unix()) / usedWithin & 0xffff
-	mark := binary.LittleEndian.Uint64(d[8:])<<16 | window
-	slot := &u.slots[binary.LittleEndian.Uint16(d[:])&(1<<14-1)]
-	if slot.Load() == mark {
+	window := uint32(x.began.Unix() / usedWithin)
+	if at := &x.entry.Notes.Used; at.Load() == window || at.Swap(window) == window {
 		return
 	}
-	slot.Store(mark)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.pending == nil {

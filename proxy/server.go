@@ -51,6 +51,7 @@ type Server struct {
 	used     *uses
 
 	runtime   atomic.Pointer[runtime]
+	setting   atomic.Pointer[setting]
 	exchanges sync.Pool
 	http      *fasthttp.Server
 
@@ -367,7 +368,7 @@ func (s *Server) compile(c *config.Config, old *runtime) (*runtime, error) {
 	}
 	for i := range c.Models {
 		m := &c.Models[i]
-		sv := &served{model: m}
+		sv := &served{model: m, number: newNumber()}
 		for j, t := range m.Targets {
 			name := m.AbacTargets()[j].Model
 			if name == m.Name && !m.Pattern() {

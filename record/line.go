@@ -72,9 +72,11 @@ func (r *Record) AppendJSON(b []byte) []byte {
 // appendCommon appends from request_id to client.
 func (r *Record) appendCommon(b []byte) []byte {
 	b = appendString(b, "request_id", r.RequestID)
-	b = appendString(b, "token_id", r.TokenID)
-	b = appendString(b, "purpose", r.Purpose)
-	b = appendString(b, "team", r.Team)
+	if r.Identity != nil {
+		b = append(b, r.Identity...)
+	} else {
+		b = r.AppendIdentity(b)
+	}
 	b = appendString(b, "model", r.Model)
 	b = appendString(b, "target", r.Target)
 	b = strconv.AppendInt(append(b, `,"status":`...), int64(r.Status), 10)
@@ -87,6 +89,13 @@ func (r *Record) appendCommon(b []byte) []byte {
 	b = strconv.AppendInt(append(b, `,"output_tokens":`...), r.OutputTokens, 10)
 	b = append(AppendUSD(append(b, `,"cost":"`...), r.Cost), '"')
 	return appendString(b, "client", r.Client)
+}
+
+// AppendIdentity appends the part of a line that a token's requests share.
+func (r *Record) AppendIdentity(b []byte) []byte {
+	b = appendString(b, "token_id", r.TokenID)
+	b = appendString(b, "purpose", r.Purpose)
+	return appendString(b, "team", r.Team)
 }
 
 // appendMilliseconds appends what milliseconds gives, without its float.

@@ -41,6 +41,10 @@ type Record struct {
 	GatewayID string
 	Reason    string // of the decision
 
+	// Identity is what AppendIdentity makes, kept for a token's next requests; nil:
+	// it is made anew.
+	Identity []byte
+
 	text   [24]byte // a cost being written
 	fields [1]zap.Field
 }

@@ -8,32 +8,78 @@ import (
 	"github.com/keeptrusts/gateway/token"
 )
 
-// Entry is what is known of one token: immutable but for Memo, shared by all that
-// were handed it, and good for the request that asked, not for later ones.
+// Entry is what is known of one token: immutable, shared by all that were handed
+// it, and good for the request that asked, not for later ones. Notes and Memo are
+// for whoever serves the token.
+//
+// A hit reads its first lines of memory and, with what its users have noted,
+// nothing else of the token: each page more is a look-up in the page tables too,
+// for of many tokens few are in the processor's caches.
 type Entry struct {
-	Policy   *abac.Policy
-	Digest   token.Digest
-	ID       string    // of the profile
-	Revision int64     // of the profile
-	Vouched  time.Time // when the load that brought it began to ask: its age counts from here
+	Digest  token.Digest
+	Vouched time.Time // when the load that brought it began to ask: its age counts from here
 
+	shard uint8 // of ID, among the revocations
+
+	Notes Notes
 	// Memo is for whoever serves the token to keep what it made of the profile. The
 	// cache neither reads nor carries it over to the entry that follows.
 	Memo atomic.Value
 
-	shard uint8                 // of ID, among the revocations
-	deny  atomic.Pointer[Entry] // see denied
+	Policy      *abac.Policy
+	ID          string // of the profile
+	Purpose     abac.Purpose
+	Team        string // "": none
+	From, Until int64  // what the profile says of its time, leeway taken off, in Unix nanoseconds: good from, and good before
+	Revision    int64  // of the profile
+
+	deny atomic.Pointer[Entry] // see denied
+}
+
+// Notes is what users of an entry keep with it, so that it lies where they look
+// anyway. It is lost with the entry. Safe for concurrent use.
+type Notes struct {
+	Used       atomic.Uint32 // when its use was last noted
+	Identified atomic.Uint64 // under what its identity was found good
+	Decided    atomic.Uint64 // what was decided for it, and for what
+
+	line  [104]byte
+	state atomic.Uint32 // of line: 0 empty, 1 being written, else its length + 2
+}
+
+// Line returns a piece of text that write appends, made once an entry, or nil
+// where it does not fit or another is making it just now. It must not be changed.
+func (n *Notes) Line(write func(b []byte) []byte) []byte {
+	const empty, busy = 0, 1
+	if s := n.state.Load(); s > busy {
+		return n.line[: s-2 : s-2]
+	}
+	if !n.state.CompareAndSwap(empty, busy) {
+		return nil
+	}
+	b := write(n.line[:0])
+	if len(b) > len(n.line) {
+		return nil // busy for good
+	}
+	n.state.Store(uint32(len(b)) + 2)
+	return b[:len(b):len(b)]
 }
 
 func newEntry(p *abac.Profile, d token.Digest, vouched time.Time) *Entry {
-	return &Entry{
+	e := &Entry{
 		Policy:   abac.Compile(p),
 		Digest:   d,
 		ID:       p.ID,
+		Purpose:  p.Purpose,
 		Revision: p.Revision,
 		Vouched:  vouched,
 		shard:    shardOf(p.ID),
 	}
+	if t := p.Bindings.TeamID; t != nil {
+		e.Team = *t
+	}
+	e.From, e.Until = e.Policy.Window()
+	return e
 }
 
 // shardOf spreads ids over the shards of the revocations: FNV-1a, folded.

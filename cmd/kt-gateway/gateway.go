@@ -54,7 +54,7 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	cfg := g.config
 	cache, err := tokencache.New(tokencache.Options{
 		Profiles: cfg.Cache.Profiles, FreshFor: cfg.ControlPlane.FreshFor, MaxStale: cfg.ControlPlane.MaxStale,
-		Loader: g.authority, Now: time.Now, Registerer: g.registry, Log: g.log.Logger,
+		Loader: g.authority, Registerer: g.registry, Log: g.log.Logger,
 	})
 	if err != nil {
 		return err
