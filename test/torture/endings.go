@@ -159,7 +159,7 @@ func (m *mistreatment) drain(ctx context.Context, stop <-chan struct{}) {
 		case <-stop:
 			m.t.figure("%d drains of one of two gateways", i)
 			return
-		case <-time.After(2 * time.Second):
+		case <-time.After(time.Duration(500+min(i, 1)*1500) * time.Millisecond):
 		}
 		m.draining.Store(true)
 		err := g.child.terminate(20 * time.Second)
