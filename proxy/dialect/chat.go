@@ -163,10 +163,15 @@ func readKey(s *scanner, keys *keySet, prefix string) ([]byte, *Problem) {
 	return key, nil
 }
 
-// mistaken returns the name that a key folds to without being spelt so.
+// mistaken returns the name that a key folds to without being spelt so. The names
+// begin with a small letter.
 func mistaken(key []byte, names ...string) string {
+	if len(key) == 0 {
+		return ""
+	}
+	first := key[0] | 0x20
 	for _, name := range names {
-		if bytes.EqualFold(key, []byte(name)) {
+		if (first == name[0] || key[0] >= utf8.RuneSelf) && bytes.EqualFold(key, []byte(name)) {
 			return name
 		}
 	}
