@@ -105,6 +105,9 @@ type Price struct {
 	Request                                *int64
 }
 
+// Flat says that requests alone have a price: tokens cost nothing beside it.
+func (p *Price) Flat() bool { return p.Request != nil && *p == (Price{Request: p.Request}) }
+
 // Limits bound what one gateway holds and waits for. Sizes are in bytes.
 type Limits struct {
 	RequestBody int64 // of one request

@@ -43,6 +43,12 @@ func (x *exchange) refuse(err error) {
 	if f.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(f.retryAfter))
 	}
+	if f.final {
+		h.Set("X-Should-Retry", "false")
+	}
+	if f.row.code == codeRateLimited {
+		x.tellRates()
+	}
 	if f.close || x.bodyUnread() {
 		ctx.SetConnectionClose()
 	}
@@ -92,6 +98,7 @@ func (x *exchange) close(code string) {
 	if r.FirstByte == 0 {
 		r.FirstByte = r.Duration
 	}
+	x.settle(code, now)
 	x.account(r.Status)
 	x.describe()
 	s.metrics.duration.Observe(r.Duration.Seconds())
@@ -113,8 +120,11 @@ func (x *exchange) close(code string) {
 func (x *exchange) account(status int) {
 	s := x.s
 	if x.judged {
-		s.metrics.decisions[x.reason].Inc()
+		s.metrics.decide(x)
 		x.rec.Reason = x.reason.String()
+		if x.denied != "" {
+			x.rec.Reason = x.denied
+		}
 		if x.reason == abac.Allowed {
 			s.used.note(x)
 		}
@@ -126,22 +136,14 @@ func (x *exchange) account(status int) {
 	t := &x.serving.targets[x.slot]
 	t.meter.requests.inc(status)
 	t.meter.upstream.Observe(x.rec.Upstream.Seconds())
-	if x.rec.Stream {
-		x.usage, x.metered = x.meter.Usage()
+	if r := &x.rec; r.Cost > 0 {
+		t.meter.cost.Add(float64(r.Cost) / 1e9)
 	}
-	if !x.metered {
-		if status < 300 {
-			s.metrics.unmetered.Inc()
-		}
-		return
-	}
-	r := &x.rec
-	r.InputTokens, r.OutputTokens = x.usage.InputTotal(), x.usage.OutputTotal()
-	t.meter.input.Add(float64(r.InputTokens))
-	t.meter.output.Add(float64(r.OutputTokens))
-	if nano, known := cost(x.usage, t.price); known {
-		r.Cost = nano
-		t.meter.cost.Add(float64(nano) / 1e9)
+	if x.metered {
+		t.meter.input.Add(float64(x.usage.InputTotal()))
+		t.meter.output.Add(float64(x.usage.OutputTotal()))
+	} else if status < 300 {
+		s.metrics.unmetered.Inc()
 	}
 }
 

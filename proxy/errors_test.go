@@ -36,7 +36,18 @@ func TestTheTableIsSound(t *testing.T) {
 		if r.status < 400 || r.status > 599 || r.when == "" || r.do == "" || rowByCode[r.code].status != r.status {
 			t.Errorf("row %+v", r)
 		}
-		if want := map[bool]string{true: kindAPI, false: kindInvalid}[r.status >= 500]; r.kind != want && r.status != 403 || r.status == 403 && r.kind != kindPermission {
+		want := kindInvalid
+		switch {
+		case r.status >= 500:
+			want = kindAPI
+		case r.status == 403:
+			want = kindPermission
+		case r.code == codeBudgetExceeded:
+			want = kindQuota
+		case r.status == 429:
+			want = kindRate
+		}
+		if r.kind != want {
 			t.Errorf("%s has the type %s", r.code, r.kind)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/proxy/dialect"
 	"github.com/keeptrusts/gateway/record"
 	"github.com/keeptrusts/gateway/tokencache"
@@ -47,6 +48,18 @@ type exchange struct {
 	left    uint64 // bit set of the targets that the decision left
 	order   []uint8
 
+	// admit: what was taken, given back or settled when the exchange closes
+	spends   *allowance
+	asked    time.Time // when the call asked for it
+	most     most
+	hold     budget.Hold
+	holds    bool            // counted in Server.holding
+	limiter  *budget.Limiter // that took the call; nil: none did
+	rates    budget.RateState
+	admitted bool      // all was taken that had to be
+	denied   string    // the code where it was not
+	text     [192]byte // for a header being written
+
 	// relay
 	target  *upstream
 	slot    uint8  // index of target in serving.targets
@@ -57,8 +70,12 @@ type exchange struct {
 	stream  stream
 	meter   dialect.Meter
 	usage   dialect.Usage
-	metered bool // usage was told
-	slotted bool // counted against limits.streams
+	metered bool  // usage was told
+	slotted bool  // counted against limits.streams
+	reached bool  // some target may have got the call
+	owes    bool  // the target that has it now may cost something
+	prior   bill  // what earlier targets told that they used
+	emitted int64 // most output tokens of a whole answer that told no usage, or broke off
 
 	rec record.Record
 
@@ -67,12 +84,14 @@ type exchange struct {
 
 // life is what the watcher sees of an exchange.
 type life struct {
-	mu      sync.Mutex
-	up      *upstreamConn      // to be closed when the exchange is aborted
-	dialing context.CancelFunc // to be called then
-	cause   atomic.Int32       // an abortCause; set once
-	doing   atomic.Int32       // a phase
-	since   atomic.Int64       // the watcher's clock when the phase began or last moved
+	mu     sync.Mutex
+	up     *upstreamConn      // to be closed when the exchange is aborted
+	cancel context.CancelFunc // to be called then
+	gone   chan struct{}      // to be closed then; nil: nobody waits for it
+	told   bool               // it was
+	cause  atomic.Int32       // an abortCause; set once
+	doing  atomic.Int32       // a phase
+	since  atomic.Int64       // the watcher's clock when the phase began or last moved
 
 	next, prev *exchange // in the watcher's list
 	listed     bool
@@ -82,7 +101,8 @@ type life struct {
 type phase int32
 
 const (
-	awaitsHead   phase = iota // the upstream has not answered
+	awaitsBudget phase = iota // the ledger has its own limit
+	awaitsHead                // the upstream has not answered
 	awaitsBody                // its body is being read
 	writesClient              // the client is: its connection has a limit of its own
 )
@@ -147,6 +167,9 @@ func (x *exchange) free() {
 	if x.slotted {
 		s.streams.Add(-1)
 	}
+	if x.holds || x.limiter != nil {
+		x.unsettled()
+	}
 	x.reset()
 	s.exchanges.Put(x)
 	if s.open.Add(-1) == 0 && s.draining.Load() != serving {
@@ -167,9 +190,14 @@ func (x *exchange) reset() {
 	x.answer.status, x.answer.n = 0, 0 // readAnswer empties the rest
 	x.sent, x.ended = time.Time{}, time.Time{}
 	x.stream = stream{out: kept(x.stream.out)}
+	x.spends, x.asked, x.most = nil, time.Time{}, most{}
+	x.hold, x.holds, x.limiter, x.rates = budget.Hold{}, false, nil, budget.RateState{}
+	x.admitted, x.denied = false, ""
 	x.usage, x.metered, x.slotted = dialect.Usage{}, false, false
+	x.reached, x.owes, x.prior, x.emitted = false, false, bill{}, 0
 	x.rec = record.Record{}
-	x.life.up, x.life.dialing, x.life.next, x.life.prev, x.life.listed = nil, nil, nil, nil, false
+	x.life.up, x.life.cancel, x.life.next, x.life.prev, x.life.listed = nil, nil, nil, nil, false
+	x.life.gone, x.life.told = nil, false
 	x.life.cause.Store(0)
 	x.life.doing.Store(0)
 }
@@ -213,8 +241,12 @@ func (x *exchange) abort(cause abortCause) {
 	}
 	x.life.mu.Lock()
 	defer x.life.mu.Unlock()
-	if x.life.dialing != nil {
-		x.life.dialing()
+	if x.life.cancel != nil {
+		x.life.cancel()
+	}
+	if x.life.gone != nil && !x.life.told {
+		close(x.life.gone)
+		x.life.told = true
 	}
 	if x.life.up != nil {
 		_ = x.life.up.Close()

@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"encoding/json"
+	"slices"
+	"time"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 )
 
 // takes says whether the endpoint serves a method.
@@ -64,12 +67,54 @@ func (x *exchange) model() error {
 	return x.answerAny(newModelObject(name))
 }
 
-// whoami tells a caller its own profile.
+// budgetLeft is how one budget of a token stands, as last known here.
+type budgetLeft struct {
+	ID        string        `json:"id"`
+	Unit      budget.Unit   `json:"unit"`
+	Window    budget.Window `json:"window"`
+	Left      string        `json:"left"`
+	ReopensAt *time.Time    `json:"reopens_at"`
+}
+
+// whoami tells a caller its own profile, and what is left of its budgets.
 func (x *exchange) whoami() error {
+	left := []budgetLeft{}
+	for _, s := range x.s.standings(x.knownBudgets()) {
+		b := budgetLeft{ID: s.ID, Unit: s.Unit, Window: s.Window, Left: s.Unit.Format(s.Left)}
+		if !s.ReopensAt.IsZero() {
+			at := s.ReopensAt.UTC().Truncate(time.Second)
+			b.ReopensAt = &at
+		}
+		left = append(left, b)
+	}
 	return x.answerAny(struct {
 		*abac.Profile
-		BudgetsLeft []struct{} `json:"budgets_left"`
-	}{x.policy.Profile(), []struct{}{}})
+		BudgetsLeft []budgetLeft `json:"budgets_left"`
+	}{x.policy.Profile(), left})
+}
+
+func (s *Server) standings(set *budget.Set) []budget.Standing {
+	if s.ledger == nil {
+		return nil
+	}
+	return s.ledger.Standings(set)
+}
+
+// knownBudgets is the set of the token's budgets but for those that it names and
+// nobody knows.
+func (x *exchange) knownBudgets() *budget.Set {
+	b := &x.policy.Profile().Bindings
+	var ids []string
+	for i := range b.Budgets {
+		ids = append(ids, b.Budgets[i].ID)
+	}
+	for {
+		set, unknown := x.s.budgetsOf(ids, deref(b.TeamID))
+		if unknown == "" {
+			return set
+		}
+		ids = slices.DeleteFunc(ids, func(id string) bool { return id == unknown })
+	}
 }
 
 func (x *exchange) answerAny(v any) error {

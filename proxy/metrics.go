@@ -23,6 +23,7 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	tokens    *prometheus.CounterVec
 	decisions [abac.Allowed + 1]prometheus.Counter
+	admission map[string]prometheus.Counter // the decisions of check 7, by code
 	duration  prometheus.Histogram
 	gateway   prometheus.Histogram
 	upstream  *prometheus.HistogramVec
@@ -60,13 +61,17 @@ func newMetrics(s *Server, r prometheus.Registerer) (*metrics, error) {
 		unmetered: prometheus.NewCounter(prometheus.CounterOpts{Name: ns + "usage_missing_total",
 			Help: "Answers of providers that should have told their usage and did not."}),
 		cost: prometheus.NewCounterVec(prometheus.CounterOpts{Name: ns + "cost_usd_total",
-			Help: "What the usage told cost by the config's prices; for a view, never for accounts."}, []string{"model"}),
+			Help: "What calls were charged by the config's prices, estimates included; for a view, never for accounts."}, []string{"model"}),
 		targets: make(map[[2]string]*targetMetrics),
 	}
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{Name: ns + "decisions_total",
 		Help: "Decisions, by reason."}, []string{"reason"})
 	for reason := range m.decisions {
 		m.decisions[reason] = decisions.WithLabelValues(abac.Reason(reason).String())
+	}
+	m.admission = make(map[string]prometheus.Counter)
+	for _, code := range admissionCodes {
+		m.admission[code] = decisions.WithLabelValues(code)
 	}
 	m.refused = statusCounters{vec: m.requests}
 	if r == nil {
@@ -75,6 +80,7 @@ func newMetrics(s *Server, r prometheus.Registerer) (*metrics, error) {
 	for _, c := range []prometheus.Collector{
 		m.requests, m.tokens, m.duration, m.gateway, m.upstream, m.misplaced, m.panics, m.left, m.unmetered, m.cost, decisions,
 		gaugeOf(ns+"requests_open", "Requests being served.", func() float64 { return float64(s.open.Load()) }),
+		gaugeOf(ns+"open_requests", "Calls that reserved from budgets and are not settled; budget_holds, counted by the ledger, is the same.", func() float64 { return float64(s.holding.Load()) }),
 		gaugeOf(ns+"calls_open", "Calls relayed to a provider now, counted against limits.streams.", func() float64 { return float64(s.streams.Load()) }),
 		gaugeOf(ns+"connections_open", "Connections of clients.", func() float64 { return float64(s.conns.Load()) }),
 		gaugeOf(ns+"body_bytes_held", "Bytes of request bodies held, counted against limits.bodies.", func() float64 { return float64(s.bodies.Load()) }),
@@ -84,6 +90,18 @@ func newMetrics(s *Server, r prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// admissionCodes are the reasons of check 7, and that it could not be made.
+var admissionCodes = []string{codeBudgetExceeded, codeBudgetHeld, codeRateLimited, codePriceUnknown, codeContextUnknown, codeUnavailable}
+
+// decide counts the decision about a request.
+func (m *metrics) decide(x *exchange) {
+	if c := m.admission[x.denied]; c != nil {
+		c.Inc()
+		return
+	}
+	m.decisions[x.reason].Inc()
 }
 
 func gaugeOf(name, help string, f func() float64) prometheus.Collector {

@@ -15,6 +15,9 @@ func cost(u dialect.Usage, p *config.Price) (int64, bool) {
 	if p == nil {
 		return 0, false
 	}
+	if p.Flat() {
+		return *p.Request, true
+	}
 	var sum pico
 	known := true
 	add := func(n int64, prices ...*int64) {
@@ -85,6 +88,9 @@ func worst(p *config.Price, b dialect.Bound, output int64) (nano int64, known bo
 	if p == nil {
 		return 0, false
 	}
+	if p.Flat() {
+		return *p.Request, true
+	}
 	in, inKnown := dearestInput(p, b.AudioIn)
 	out, outKnown := dearestOutput(p, b.AudioOut)
 	var sum pico
@@ -106,6 +112,12 @@ func affordable(p *config.Price, nano int64, b dialect.Bound, n int64) int64 {
 	if p == nil || n <= 0 {
 		return 0
 	}
+	if p.Flat() {
+		if nano < *p.Request {
+			return 0
+		}
+		return mostAffordable
+	}
 	in, inKnown := dearestInput(p, b.AudioIn)
 	out, outKnown := dearestOutput(p, b.AudioOut)
 	if p.Request != nil {
@@ -122,18 +134,19 @@ func affordable(p *config.Price, nano int64, b dialect.Bound, n int64) int64 {
 	if borrow != 0 {
 		return 0
 	}
-	const most = 1 << 50 // tokens: beyond every limit
 	by := pico{}
 	by.add(n, out)
 	if by.hi > 0 {
 		return 0
 	}
 	if hi >= by.lo {
-		return most // the quotient passes 64 bits, or the output is free
+		return mostAffordable // the quotient passes 64 bits, or the output is free
 	}
 	q, _ := bits.Div64(hi, lo, by.lo)
-	return int64(min(q, most))
+	return int64(min(q, mostAffordable))
 }
+
+const mostAffordable = 1 << 50 // tokens: beyond every limit
 
 // dearestInput is the price of a token of input whichever part it turns out to be.
 func dearestInput(p *config.Price, audio bool) (price int64, known bool) {

@@ -24,6 +24,8 @@ const (
 	kindInvalid    = "invalid_request_error"
 	kindPermission = "permission_error"
 	kindAPI        = "api_error"
+	kindQuota      = "insufficient_quota"
+	kindRate       = "rate_limit_error"
 )
 
 // The codes of refusals that are no reason of a decision.
@@ -45,6 +47,11 @@ const (
 	codeInvalidRequest     = "invalid_request"
 	codeExpectation        = "unknown_expectation"
 	codeHeadersTooLarge    = "headers_too_large"
+	codePriceUnknown       = "price_unknown"
+	codeContextUnknown     = "context_unknown"
+	codeBudgetExceeded     = "budget_exceeded"
+	codeBudgetHeld         = "budget_held"
+	codeRateLimited        = "rate_limited"
 	codeUnavailable        = "control_plane_unavailable"
 	codeUpstreamError      = "upstream_error"
 	codeUpstreamTimeout    = "upstream_timeout"
@@ -81,7 +88,12 @@ var rows = []row{
 	{codeInvalidRequest, 400, kindInvalid, "the HTTP framing could be read in two ways, or is none that is served; the connection closes", "use an ordinary HTTP/1.1 client"},
 	{codeExpectation, 417, kindInvalid, "an `Expect` other than `100-continue`; the connection closes", "leave the header out"},
 	{codeHeadersTooLarge, 431, kindInvalid, "the header block is larger than `limits.headers`; the connection closes", "send fewer headers"},
-	{codeUnavailable, 503, kindAPI, "the control plane can't be reached and nothing fresh enough is known of the token", "try again after `Retry-After`"},
+	{codePriceUnknown, 403, kindPermission, "an enforced budget in usd, and a target that is left has no price for the model", "tell the gateway's operator the key that the message names"},
+	{codeContextUnknown, 403, kindPermission, "an enforced budget in usd or tokens, input that is not in the body, and a model without `context`", "send the input in the body, or tell the gateway's operator the key that the message names"},
+	{codeBudgetExceeded, 429, kindQuota, "a budget does not bear what the call may cost at most; `x-should-retry: false`", "ask for less, wait until the window reopens (`Retry-After`, where it does), or ask your administrator for more"},
+	{codeBudgetHeld, 429, kindRate, "what is left of a budget is held by calls that run", "try again after `Retry-After`"},
+	{codeRateLimited, 429, kindRate, "a rate limit of the token at this gateway is reached", "try again after `Retry-After`; `x-ratelimit-*` say when"},
+	{codeUnavailable, 503, kindAPI, "the control plane can't be reached, and nothing fresh enough is known of the token, or a budget's lease is used up", "try again after `Retry-After`"},
 	{codeUpstreamError, 502, kindAPI, "the provider could not be reached, or broke off", "try again; if it stays, tell the gateway's operator"},
 	{codeUpstreamCredential, 502, kindAPI, "the provider refused the gateway's own credential", "tell the gateway's operator: your token is not the cause"},
 	{codeUpstreamTimeout, 504, kindAPI, "the provider did not answer within `limits.first_byte`", "try again, or ask for less"},
@@ -105,6 +117,7 @@ type refusal struct {
 	param      string
 	allow      string // for 405
 	retryAfter int    // seconds; 0: no header
+	final      bool   // sending it again soon is of no use
 	close      bool   // the connection can't be used again
 }
 

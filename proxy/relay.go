@@ -26,7 +26,6 @@ var (
 
 // relay tries the targets in order and passes the first answer that counts.
 func (x *exchange) relay() error {
-	x.s.watcher.add(x)
 	var err error
 	for i, slot := range x.order {
 		last := i == len(x.order)-1
@@ -35,8 +34,9 @@ func (x *exchange) relay() error {
 		x.target = t.up
 		err = x.call1(t)
 		if err == nil {
+			x.owes = x.answer.status < 300
 			if !last && retryable(x.answer.status) {
-				x.drop()
+				x.passOver(t)
 				continue
 			}
 			return x.pass(t)
@@ -63,9 +63,12 @@ func (x *exchange) call1(t *servedTarget) error {
 	if x.call.Stream && !x.call.IncludeUsage && t.up.streamUsage {
 		edit.IncludeUsage, takeOut = true, true
 	}
+	if x.most.limit > 0 && x.call.OwnLimit(t.up.outputLimit) < 0 {
+		edit.OutputLimit, edit.OutputField = x.most.limit, t.up.outputLimit
+	}
 	x.meter.Reset(takeOut)
 	x.out = x.appendRequest(x.out[:0], t.up, edit)
-	x.sent = time.Now()
+	x.sent, x.owes = time.Now(), false
 
 	c, err := x.connect(t.up)
 	if err != nil {
@@ -75,6 +78,7 @@ func (x *exchange) call1(t *servedTarget) error {
 		_ = c.Close()
 		return errClientLeft
 	}
+	x.reached, x.owes = true, true
 	_, werr := c.Write(x.out)
 	// An upstream may refuse and close before it has read the body: its answer
 	// still counts.
@@ -96,16 +100,8 @@ func (x *exchange) connect(up *upstream) (*upstreamConn, error) {
 	if c := up.takeIdle(x.sent); c != nil {
 		return c, nil
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	x.life.mu.Lock()
-	x.life.dialing = cancel
-	x.life.mu.Unlock()
-	defer func() {
-		x.life.mu.Lock()
-		x.life.dialing = nil
-		x.life.mu.Unlock()
-	}()
+	ctx, done := x.cancellable(dialTimeout)
+	defer done()
 	if x.aborted() != notAborted {
 		return nil, errClientLeft
 	}
@@ -154,6 +150,28 @@ func (x *exchange) idempotencyKey() string {
 	_, _ = h.Write([]byte{0})
 	_, _ = h.Write(x.head.idempotencyKey)
 	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// passOver leaves an answer for the next target's. Usage that a short one tells
+// counts all the same.
+func (x *exchange) passOver(t *servedTarget) {
+	const short, within = 8 << 10, 250 * time.Millisecond
+	n, c := x.answer.length, x.life.up
+	if n > 0 && n <= short {
+		_ = c.SetReadDeadline(time.Now().Add(within))
+		for int64(c.w-c.r) < n {
+			if c.fill() != nil {
+				break
+			}
+		}
+		if int64(c.w-c.r) >= n {
+			if u, told := dialect.ReadUsage(c.buf[c.r : c.r+int(n)]); told {
+				nano, known := cost(u, t.price)
+				x.prior.add(&bill{usage: u, nano: nano, unpriced: !known})
+			}
+		}
+	}
+	x.drop()
 }
 
 // drop closes the connection of an answer that will not be used.
@@ -214,6 +232,7 @@ func (x *exchange) setHead() {
 		h.SetCanonical(headUpstreamRequestID, a.requestID)
 	}
 	h.SetCanonical(headTarget, x.target.idBytes)
+	x.tell()
 }
 
 var (
@@ -227,11 +246,15 @@ var (
 func (x *exchange) passWhole(t *servedTarget) error {
 	body, err := x.readWhole()
 	if err != nil {
+		if x.emitted = dialect.EmittedWhole(body); x.answer.length > maxWhole {
+			x.emitted = unseen
+		}
 		x.drop()
 		x.ctx.Response.Reset()
 		return x.upstreamFault(err)
 	}
 	if x.answer.encoded {
+		x.emitted = unseen
 		x.drop()
 		x.ctx.Response.Reset()
 		return refuse(codeUpstreamError, "Target %s sent a compressed answer that nobody asked for.", t.up.id)
@@ -241,14 +264,17 @@ func (x *exchange) passWhole(t *servedTarget) error {
 		x.ctx.Response.Reset()
 		return refuse(codeUpstreamError, "Target %s answered %d with an error that can't be passed on.", t.up.id, x.answer.status)
 	}
-	x.usage, x.metered = dialect.ReadUsage(body)
+	if x.usage, x.metered = dialect.ReadUsage(body); !x.metered && x.owes {
+		x.emitted = dialect.EmittedWhole(body)
+	}
 	x.finishUpstream()
 	x.ctx.Response.SwapBody(body)
 	x.close("")
 	return nil
 }
 
-// readWhole reads the body into a buffer that the response will own.
+// readWhole reads the body into a buffer that the response will own. With an error
+// it returns what came.
 func (x *exchange) readWhole() ([]byte, error) {
 	a, c := &x.answer, x.life.up
 	body := x.ctx.Response.SwapBody(nil)[:0]
@@ -275,7 +301,7 @@ func (x *exchange) readWhole() ([]byte, error) {
 			for len(b) > 0 && !d.done() {
 				payload, used, err := d.next(b)
 				if err != nil {
-					return nil, err
+					return body, err
 				}
 				body = append(body, payload...)
 				b = b[used:]
@@ -289,13 +315,13 @@ func (x *exchange) readWhole() ([]byte, error) {
 			c.r = c.w
 		}
 		if len(body) > maxWhole {
-			return nil, errors.New("the answer is too large")
+			return body, errors.New("the answer is too large")
 		}
 		if err := c.fill(); err != nil {
 			if err == io.EOF && a.length == untilClose && x.aborted() == notAborted {
 				return body, nil
 			}
-			return nil, err
+			return body, err
 		}
 		x.life.since.Store(x.s.watcher.clock.Load())
 	}

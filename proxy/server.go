@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/config"
 	"github.com/keeptrusts/gateway/record"
 	"github.com/keeptrusts/gateway/tokencache"
@@ -35,7 +36,8 @@ type Options struct {
 	Reporter   Reporter              // nil: nothing is reported
 	Instance   string                // this process, as the control plane lists it
 	Build      string
-	Ready      func() error // nil error: identity verified and cache usable. nil func: always
+	Ready      func() error   // nil error: identity verified and cache usable. nil func: always
+	Ledger     *budget.Ledger // its owner closes it after Drain
 }
 
 // Server is the data plane. Safe for concurrent use.
@@ -49,6 +51,8 @@ type Server struct {
 	watcher  *watcher
 	reporter *reporter
 	used     *uses
+	ledger   *budget.Ledger
+	limiters *budget.Limiters
 
 	runtime   atomic.Pointer[runtime]
 	setting   atomic.Pointer[setting]
@@ -61,6 +65,7 @@ type Server struct {
 
 	open     atomic.Int64 // exchanges
 	streams  atomic.Int64 // calls being relayed
+	holding  atomic.Int64 // calls that hold something of a budget
 	bodies   atomic.Int64 // bytes of bodies held
 	conns    atomic.Int64 // connections of clients
 	draining atomic.Int32 // a drainState
@@ -83,6 +88,7 @@ const (
 func New(o Options) (*Server, error) {
 	s := &Server{
 		tokens: o.Tokens, org: o.Org, log: o.Log, records: o.Records, ready: o.Ready,
+		ledger: o.Ledger, limiters: budget.NewLimiters(),
 		idle: make(chan struct{}, 1), served: make(chan struct{}),
 	}
 	if s.org == nil {

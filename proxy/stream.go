@@ -21,7 +21,8 @@ var errCut = errors.New("stream cut")
 type stream struct {
 	x      *exchange
 	chunks dechunker
-	left   int64  // of a body with a length
+	left   int64 // of a body with a length
+	allotment
 	out    []byte // frameRoom bytes, then what goes on to the client
 	first  bool   // out holds what came with the head
 	ended  bool   // the upstream's body was read to its end
@@ -33,9 +34,13 @@ func (x *exchange) startStream() error {
 	s := &x.stream
 	s.x, s.left = x, x.answer.length
 	x.rec.Stream = true
+	s.allot()
 	if err := s.take(); err != nil {
 		x.drop()
 		x.ctx.Response.Reset()
+		if x.rec.Code == codeUnavailable {
+			return x.unreserved(err)
+		}
 		return x.upstreamFault(err)
 	}
 	s.first = len(s.out) > frameRoom
@@ -132,19 +137,25 @@ func (s *stream) take() error {
 				return err
 			}
 			if len(payload) > 0 {
-				s.out = append(s.out, x.meter.Next(payload)...)
+				if err := s.meter(payload); err != nil || s.spent {
+					return err
+				}
 			}
 			b = b[used:]
 			c.r += used
 		}
 		s.ended = s.chunks.done()
 	case untilClose:
-		s.out = append(s.out, x.meter.Next(b)...)
+		if err := s.meter(b); err != nil || s.spent {
+			return err
+		}
 		c.r = c.w
 	default:
 		n := min(int64(len(b)), s.left)
 		if n > 0 {
-			s.out = append(s.out, x.meter.Next(b[:n])...)
+			if err := s.meter(b[:n]); err != nil || s.spent {
+				return err
+			}
 		}
 		c.r += int(n)
 		s.left -= n
@@ -171,6 +182,10 @@ func (s *stream) cut(write func() error) error {
 		code, message = codeUpstreamTimeout, "The provider fell silent before its answer was whole."
 	case drained:
 		code, message = codeDraining, "The gateway is shutting down; send the request again."
+	default:
+		if x.rec.Code == codeUnavailable {
+			code, message = codeUnavailable, "The control plane can't be reached, and what was reserved of the token's budgets is used up."
+		}
 	}
 	x.rec.Code = code
 	if x.meter.Boundary() {

@@ -45,6 +45,7 @@ type upstream struct {
 	headers     string // configured ones, as header lines
 	tls         *tls.Config
 	streamUsage bool
+	outputLimit string        // the field that limits output
 	source      config.Target // what it was made from; a reload with the same keeps the connections
 
 	mu      sync.Mutex
@@ -60,7 +61,7 @@ func newUpstream(t *config.Target) (*upstream, error) {
 	}
 	up := &upstream{
 		id: t.ID, idBytes: []byte(t.ID), host: u.Host, path: strings.TrimSuffix(u.EscapedPath(), "/"),
-		streamUsage: t.StreamUsage, source: *t,
+		streamUsage: t.StreamUsage, outputLimit: t.OutputLimit, source: *t,
 	}
 	port := u.Port()
 	if u.Scheme == "https" {
@@ -119,9 +120,8 @@ func (u *upstream) takeIdle(now time.Time) *upstreamConn {
 	}
 }
 
+// dial connects; ctx bounds it.
 func (u *upstream) dial(ctx context.Context) (*upstreamConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "tcp", u.address)
 	if err != nil {

@@ -142,6 +142,16 @@ func (w *watcher) watch(x *exchange) {
 	})
 }
 
+// notice looks at once whether the exchange's client has left.
+func (w *watcher) notice(x *exchange) {
+	w.mu.Lock()
+	if x.life.fd < 0 {
+		w.watch(x)
+	}
+	w.mu.Unlock()
+	w.leavers(make([]syscall.EpollEvent, 64))
+}
+
 // leavers aborts the exchanges whose client has gone.
 func (w *watcher) leavers(events []syscall.EpollEvent) {
 	for {

@@ -18,7 +18,7 @@ func (r *Record) Fields() []zap.Field {
 }
 
 // MarshalLogObject adds what follows ts, level and msg in the log line. The
-// claims and what follows them are left out where empty. It does not allocate.
+// claims and what follows them are left out where empty or false. It does not allocate.
 func (r *Record) MarshalLogObject(e zapcore.ObjectEncoder) error {
 	e.AddString("request_id", r.RequestID)
 	e.AddString("token_id", r.TokenID)
@@ -41,6 +41,9 @@ func (r *Record) MarshalLogObject(e zapcore.ObjectEncoder) error {
 	addIf(e, "action", r.Action)
 	addIf(e, "gateway_id", r.GatewayID)
 	addIf(e, "reason", r.Reason)
+	if r.Estimated {
+		e.AddBool("estimated", true)
+	}
 	return nil
 }
 
@@ -66,6 +69,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 	b = appendString(b, "action", r.Action)
 	b = appendString(b, "gateway_id", r.GatewayID)
 	b = appendString(b, "reason", r.Reason)
+	b = strconv.AppendBool(append(b, `,"estimated":`...), r.Estimated)
 	return append(b, '}')
 }
 
@@ -132,6 +136,9 @@ func (r *Record) AppendLog(b []byte, level string, at time.Time, msg string) []b
 	b = appendStringIf(b, "action", r.Action)
 	b = appendStringIf(b, "gateway_id", r.GatewayID)
 	b = appendStringIf(b, "reason", r.Reason)
+	if r.Estimated {
+		b = append(b, `,"estimated":true`...)
+	}
 	return append(b, '}', '\n')
 }
 

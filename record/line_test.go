@@ -20,7 +20,7 @@ func sample() *Record {
 		RequestID: "req_1", TokenID: "tok_1", Purpose: "general", Team: "platform",
 		Model: "gpt-5.4-mini", Target: "openai", Status: 200, Stream: true,
 		Duration: 12345678 * time.Nanosecond, Upstream: 11 * time.Millisecond, FirstByte: 250 * time.Microsecond,
-		InputTokens: 1200, OutputTokens: 34, Cost: 368_000, Client: "10.0.0.1:5000",
+		InputTokens: 1200, OutputTokens: 34, Cost: 368_000, Estimated: true, Client: "10.0.0.1:5000",
 		ClientRequestID: "mine", Action: "execute", GatewayID: "gw_local", Reason: "allowed",
 	}
 }
@@ -34,7 +34,7 @@ func TestLineHoldsTheDesignsKeysInOrder(t *testing.T) {
 	want := `{"ts":"2026-11-01T11:00:00.123456Z","request_id":"req_1","token_id":"tok_1","purpose":"general","team":"platform",` +
 		`"model":"gpt-5.4-mini","target":"openai","status":200,"code":"","stream":true,"ms":12.345,"upstream_ms":11,"first_byte_ms":0.25,` +
 		`"input_tokens":1200,"output_tokens":34,"cost":"0.000368","client":"10.0.0.1:5000",` +
-		`"client_request_id":"mine","agent_id":"","action":"execute","gateway_id":"gw_local","reason":"allowed"}`
+		`"client_request_id":"mine","agent_id":"","action":"execute","gateway_id":"gw_local","reason":"allowed","estimated":true}`
 	if got := string(sample().AppendJSON(nil)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -52,6 +52,19 @@ func TestLogLineHoldsTheSameWithoutEmptyClaims(t *testing.T) {
 	want = strings.Replace(want, `"agent_id":"",`, "", 1) + "\n"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestWhatTheProviderToldIsNotCalledEstimated(t *testing.T) {
+	var out bytes.Buffer
+	r := sample()
+	r.Estimated = false
+	logger(zapcore.AddSync(&out)).Info("request", r.Fields()...)
+	if strings.Contains(out.String(), "estimated") || strings.Contains(string(r.AppendLog(nil, "info", r.Time, "request")), "estimated") {
+		t.Errorf("the log says %s", out.String())
+	}
+	if b := r.AppendJSON(nil); !bytes.HasSuffix(b, []byte(`,"estimated":false}`)) {
+		t.Errorf("the record says %s", b)
 	}
 }
 

@@ -30,7 +30,8 @@ type Record struct {
 
 	InputTokens  int64
 	OutputTokens int64
-	Cost         int64  // nano-USD
+	Cost         int64  // nano-USD, as charged
+	Estimated    bool   // tokens and cost are bounds: the provider did not tell
 	Client       string // the source address
 
 	// What the client claims of itself. Nobody has checked it.
@@ -68,6 +69,8 @@ type Report struct {
 	Build    string        `json:"build"`     // what `kt-gateway version` prints
 	MaxStale time.Duration `json:"max_stale"` // nanoseconds; unheard for longer, the instance is forgotten
 	SignOff  bool          `json:"sign_off,omitempty"`
+	Revision int64         `json:"revision,omitempty"` // up to which every change is applied; 0: not known
+	Folder   string        `json:"folder,omitempty"`   // names the data folder: whoever ran from it before is gone
 
 	LastUsed  []Use       `json:"last_used,omitempty"`
 	Misplaced []Misplaced `json:"misplaced,omitempty"`

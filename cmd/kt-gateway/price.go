@@ -101,7 +101,7 @@ func (r *priceRow) fill(p *config.Price) {
 		s := budget.USD.Format(*p.Request)
 		r.Request = &s
 	}
-	r.Known = r.Input != nil && r.Output != nil
+	r.Known = p.Flat() || r.Input != nil && r.Output != nil
 }
 
 func priceTable(rows []priceRow) string {
@@ -123,6 +123,9 @@ func priceTable(rows []priceRow) string {
 
 // missing says where to put what a usd budget lacks.
 func (r *priceRow) missing() string {
+	if r.Known {
+		return ""
+	}
 	var keys []string
 	if r.Input == nil {
 		keys = append(keys, "input")

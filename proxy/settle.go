@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/keeptrusts/gateway/budget"
+	"github.com/keeptrusts/gateway/proxy/dialect"
+)
+
+// unseen is an output of which nothing can be said.
+const unseen = -1
+
+// bill is what a call is charged.
+type bill struct {
+	usage     dialect.Usage
+	nano      int64
+	unpriced  bool // a part of it has no price
+	estimated bool // the provider did not tell all of it
+}
+
+func (b *bill) tokens() int64 { return b.usage.InputTotal() + b.usage.OutputTotal() }
+
+// settle ends what admission took, whatever ended the call: exactly once.
+func (x *exchange) settle(code string, now time.Time) {
+	if x.spends == nil {
+		return
+	}
+	x.stream.stopAsking()
+	if x.rec.Stream {
+		x.usage, x.metered = x.meter.Usage()
+	}
+	if !x.admitted {
+		x.giveBack()
+		return
+	}
+	b := x.bill(code)
+	used := budget.Amounts{USD: b.nano, Tokens: b.tokens()}
+	if x.reached {
+		used.Requests = 1
+		if x.s.ledger != nil {
+			x.note(&b, used)
+		}
+	}
+	x.endHold(used)
+	if l := x.limiter; l != nil {
+		x.limiter = nil
+		l.Done(now, b.usage.OutputTotal())
+	}
+	r := &x.rec
+	r.InputTokens, r.OutputTokens, r.Cost, r.Estimated = b.usage.InputTotal(), b.usage.OutputTotal(), b.nano, b.estimated
+}
+
+// giveBack undoes what was taken for a call that was not admitted.
+func (x *exchange) giveBack() {
+	x.endHold(budget.Amounts{})
+	if l := x.limiter; l != nil {
+		x.limiter = nil
+		l.Undo(x.rates)
+	}
+}
+
+func (x *exchange) endHold(used budget.Amounts) {
+	x.hold.Settle(used)
+	if x.holds {
+		x.holds = false
+		x.s.holding.Add(-1)
+	}
+}
+
+// bill says what the call is charged (DESIGN §11).
+func (x *exchange) bill(code string) bill {
+	var b bill
+	switch {
+	case x.metered:
+		b = x.told()
+	case !x.owes:
+	default:
+		b = x.guessed(code)
+	}
+	b.add(&x.prior)
+	return b
+}
+
+// add adds what another target told that it used.
+func (b *bill) add(o *bill) {
+	u, v := &b.usage, &o.usage
+	u.Input += v.Input
+	u.CachedInput += v.CachedInput
+	u.CacheWrite += v.CacheWrite
+	u.Output += v.Output
+	u.Reasoning += v.Reasoning
+	u.AudioInput += v.AudioInput
+	u.AudioOutput += v.AudioOutput
+	b.nano = plus(b.nano, o.nano)
+	b.unpriced = b.unpriced || o.unpriced
+}
+
+// told is what the provider's usage costs. Of a stream that broke off it may tell
+// only the beginning.
+func (x *exchange) told() bill {
+	b := bill{usage: x.usage}
+	if x.rec.Stream && !x.stream.ended {
+		likely, least := x.emittedSoFar()
+		if b.usage.InputTotal() == 0 {
+			x.estimate()
+			b.usage.Input, b.estimated = x.most.Input, true
+		}
+		if more := likely - b.usage.OutputTotal(); b.usage.OutputTotal() < least && more > 0 {
+			b.usage.Output, b.estimated = b.usage.Output+more, true
+		}
+	}
+	var known bool
+	b.nano, known = cost(b.usage, x.serving.targets[x.slot].price)
+	b.unpriced = !known
+	if b.unpriced && x.spends.usd {
+		b.nano = max(b.nano, x.hold.Amounts().USD) // something was used that nobody reckoned with
+	}
+	return b
+}
+
+// guessed is what a call is charged whose provider told no usage: the input's bound
+// and what came out, or may have, at most what the hold bears.
+func (x *exchange) guessed(code string) bill {
+	x.estimate()
+	all := x.outputs(x.most.output)
+	output := x.emitted
+	switch {
+	case x.rec.Stream:
+		output, _ = x.emittedSoFar()
+	case code == codeClientLeft, code == codeInternal, output == unseen:
+		output = all // nobody knows how far the provider was
+	case x.most.own || x.most.model || x.most.limit > 0:
+		output = min(output, all)
+	}
+	var held budget.Amounts
+	if x.holds {
+		held = x.hold.Amounts()
+		output = min(output, x.bears(held, 1, x.slot))
+	}
+	b := bill{usage: dialect.Usage{Input: x.most.Input, Output: output}, estimated: true}
+	nano, known := worst(x.serving.targets[x.slot].price, x.most.Bound, output)
+	b.nano, b.unpriced = nano, !known
+	if x.holds && x.spends.usd {
+		b.nano = min(b.nano, held.USD)
+	}
+	return b
+}
+
+// note tells the control plane who spent.
+func (x *exchange) note(b *bill, used budget.Amounts) {
+	p, u := x.policy.Profile(), &b.usage
+	n := budget.Settlement{
+		At: x.asked, TokenID: p.ID, TeamID: deref(p.Bindings.TeamID), Model: x.serving.model.Name, Target: x.target.id,
+		Requests: 1, Input: u.Input, CachedInput: u.CachedInput, CacheWrite: u.CacheWrite, Output: u.Output, Reasoning: u.Reasoning,
+		AudioInput: u.AudioInput, AudioOutput: u.AudioOutput, Cost: b.nano, Unpriced: b.unpriced, Estimated: b.estimated,
+	}
+	if x.spends.counted {
+		n.ID = string(x.id[:])
+		n.Budgets = x.hold.Charges(nil, used)
+	}
+	x.s.ledger.Note(n)
+}
+
+// unsettled is the last resort of an exchange whose books broke off: what it holds
+// is charged.
+func (x *exchange) unsettled() {
+	if x.holds {
+		x.endHold(x.hold.Amounts())
+	}
+	if l := x.limiter; l != nil {
+		l.Done(time.Now(), x.outputs(x.most.output))
+	}
+}
+
+// emittedSoFar is a stream's output as counted while it passed: what is likely,
+// and what it is at least.
+func (x *exchange) emittedSoFar() (likely, least int64) {
+	likely, _ = x.meter.Emitted()
+	return likely, x.meter.Least()
+}
