@@ -45,6 +45,7 @@ type Server struct {
 	tokens   *tokencache.Cache
 	org      func() string
 	log      *zap.Logger
+	lines    lineWriter // log's core, where it is one
 	records  record.Sink
 	ready    func() error
 	metrics  *metrics
@@ -91,6 +92,7 @@ func New(o Options) (*Server, error) {
 		ledger: o.Ledger, limiters: budget.NewLimiters(),
 		idle: make(chan struct{}, 1), served: make(chan struct{}),
 	}
+	s.lines, _ = o.Log.Core().(lineWriter)
 	if s.org == nil {
 		s.org = func() string { return o.OrgID }
 	}

@@ -72,11 +72,17 @@ func (c lineCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if !ok || fields[0].Type != zapcore.InlineMarshalerType {
 		return c.Core.Write(e, fields)
 	}
+	return c.WriteRecord(e.Level, e.Time, e.Message, r)
+}
+
+// WriteRecord is Write of a record alone, without zap's way to it: the server finds
+// it and calls it itself.
+func (c lineCore) WriteRecord(level zapcore.Level, at time.Time, msg string, r *record.Record) error {
 	line, _ := lines.Get().(*[]byte)
 	if line == nil {
 		line = new([]byte)
 	}
-	*line = r.AppendLog((*line)[:0], e.Level.String(), e.Time, e.Message)
+	*line = r.AppendLog((*line)[:0], level.String(), at, msg)
 	_, err := c.sink.Write(*line)
 	lines.Put(line)
 	return err

@@ -222,11 +222,19 @@ func FuzzReadUsage(f *testing.F) {
 		`{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],"usage":null}`,
 		`{"x":{"usage":{"prompt_tokens":1}}}`, `{"usage":{"prompt_tokens":1e3}}`, `{"usage":{"prompt_tokens":-1}}`, `{"usage":{"prompt_tokens":99999999999999999999}}`,
 		`{"us\u0061ge":{"prompt_tokens":1}}`, `{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}`, `{"usage":{"prompt_tokens":1,"total_tokens":7}}`, `[{"usage":{"prompt_tokens":1}}]`, `{"a":{"b"},"usage":{"prompt_tokens":1}}`,
+		`{"usage":{"prompt_tokens":1},"x":[{"y":1,"usage":{"prompt_tokens":2}}]}`, `{"usage":{"prompt_tokens":1},"x":{"y":1,"usage":{"prompt_tokens":2}}}`,
+		`{"usage":{"prompt_tokens":1},"x":["a","usage"]}`, `{"usage":{"prompt_tokens":1},"x":{"a":",\"usage"}, "usage" : {"prompt_tokens":3} , "z":"}"} `,
+		`{"usage":{"prompt_tokens":1},"usage":null}`, `[{"usage":{"prompt_tokens":1}},{"usage":{"prompt_tokens":2}}]`, `{"usage":{"prompt_tokens":1}}]`,
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		u, ok := ReadUsage(body)
+		whole, known, _ := readUsage(body)
+		if json.Valid(body) && (whole != u || known != ok) {
+			t.Fatalf("%q: from its end %+v %v, from its start %+v %v", body, u, ok, whole, known)
+		}
+		u, ok = whole, known
 		if min(u.Input, u.CachedInput, u.CacheWrite, u.Output, u.Reasoning, u.AudioInput, u.AudioOutput) < 0 {
 			t.Fatalf("%q: a part is negative: %+v", body, u)
 		}

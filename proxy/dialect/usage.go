@@ -25,9 +25,60 @@ const maxTokens = 1 << 50
 // (https://platform.openai.com/docs/api-reference/chat/object). false: there is
 // none, or none that can be believed. The last of several counts.
 func ReadUsage(body []byte) (Usage, bool) {
+	if u, known, ok := lastUsage(body); ok {
+		return u, known
+	}
 	u, known, _ := readUsage(body)
 	return u, known
 }
+
+// lastUsage reads the usage of an answer from its end, where providers put it; of a
+// long one that is nearly all of the work saved. ok: it is certain that in JSON
+// this is the last usage of the outermost object. A quote after a comma or a brace
+// and before a letter opens a string, for where it closed one the text would be no
+// JSON; what a colon follows is a key; and where members and one brace are all that
+// comes after it, its object is the outermost.
+func lastUsage(body []byte) (u Usage, known, ok bool) {
+	at := len(body) - len(`"usage"`)
+	for at >= 0 && (body[at+1] != 'u' || string(body[at:at+len(`"usage"`)]) != `"usage"`) { // bytes.LastIndex hashes
+		at--
+	}
+	before := at - 1
+	for before >= 0 && isSpace(body[before]) {
+		before--
+	}
+	if before < 0 || body[before] != ',' && body[before] != '{' {
+		return Usage{}, false, false
+	}
+	s := scanner{b: body, i: at}
+	if key, ok := plainKey(&s); !ok || key != "usage" || s.next() != '{' {
+		return Usage{}, false, false
+	}
+	u, known = readCounts(&s)
+	if s.fault != "" {
+		return Usage{}, false, false
+	}
+	for {
+		more, ok := s.comma('}')
+		if !ok {
+			return Usage{}, false, false
+		}
+		if !more {
+			break
+		}
+		if _, ok := plainKey(&s); !ok || !s.pass() {
+			return Usage{}, false, false
+		}
+	}
+	for _, c := range body[s.i:] {
+		if !isSpace(c) {
+			return Usage{}, false, false
+		}
+	}
+	return u, known, true
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 
 // readUsage also says whether there is usage, believed or not, and choices is
 // there and empty: the mark of the chunk that brings only usage.
