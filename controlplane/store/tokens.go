@@ -202,9 +202,10 @@ func (t *Tx) Change(ctx context.Context, n *Token, event string) error {
 	return nil
 }
 
-// usesAtOnce is how many uses one statement notes: a statement a use cost a busy
-// gateway a tenth of its CPU.
-const usesAtOnce = 250
+// usesAtOnce is how many uses one statement notes. A statement a use cost a busy
+// gateway a tenth of its CPU; and SQLite finds each parameter by a walk over all of
+// them, so that more at once cost more again.
+const usesAtOnce = 50
 
 // Used notes that tokens of this org were used at a gateway; an older use than the
 // one known changes nothing, and no use is a change. A token bound to another
