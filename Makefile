@@ -39,6 +39,7 @@ help: ## this list
 missing = $$( \
   command -v python3 >/dev/null || echo python3; \
   command -v git >/dev/null || echo git; \
+  command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql; \
   cc=$$(go env CC 2>/dev/null || echo gcc); \
   echo '\#include <stdlib.h>' | $${cc:-gcc} -x c -fsyntax-only - 2>/dev/null || echo c-compiler )
 
@@ -51,13 +52,13 @@ needs:
 	missing="$(missing)"
 	[ -z "$$missing" ] || { echo "make: still missing:" $$missing; exit 1; }
 
-deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3, git; on Debian, as root
+deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3, git, PostgreSQL's server; on Debian, as root
 	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
-	  echo "make: a C compiler with libc headers, Python 3 and git are needed: install them, or run 'make deps' as root on Debian"
+	  echo "make: a C compiler with libc headers, Python 3, git and PostgreSQL's server are needed: install them, or run 'make deps' as root on Debian"
 	  exit 1
 	fi
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3 git ca-certificates >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3 git ca-certificates postgresql >/dev/null
 
 test: needs ## all tests under the race detector, the allocation gates without it, 5 s of each fuzz target
 	$(MAKE) race

@@ -23,7 +23,12 @@ func (s *Store) beside(ctx context.Context, f func(context.Context, *Tx) error) 
 			return fmt.Errorf("begin: %w", err)
 		}
 		defer func() { _ = tx.Rollback() }()
-		if err := f(ctx, &Tx{tx: tx, now: s.clock(), stmts: s.stmts}); err != nil {
+		t := &Tx{tx: tx, now: s.clock(), stmts: s.stmts, turns: s.turns}
+		if err := t.turn(ctx); err != nil {
+			return err
+		}
+		t.now = s.clock() // after the wait
+		if err := f(ctx, t); err != nil {
 			return err
 		}
 		if err := tx.Commit(); err != nil {

@@ -133,6 +133,9 @@ func (s *Store) BudgetsOf(ctx context.Context, org string, ids []string, team st
 // new limit at once; recalls are to be told to the org's watches after the commit.
 // ErrConflict: the one that stands has another unit or window.
 func (t *Tx) PutBudget(ctx context.Context, b *Budget) (created bool, recalls []budget.Recall, err error) {
+	if err := t.turn(ctx); err != nil {
+		return false, nil, err
+	}
 	old, err := t.Budget(ctx, b.OrgID, b.ID)
 	if errors.Is(err, ErrNotFound) {
 		return true, nil, t.insertBudget(ctx, b)
@@ -240,6 +243,9 @@ func (t *Tx) observed(ctx context.Context, org string, c *counter) error {
 // A key that was taken before changes nothing: again; with another amount it is
 // ErrConflict. ErrTooMuch: the limit would be beyond what can be counted.
 func (t *Tx) TopUp(ctx context.Context, org, id string, amount int64, key string) (again bool, recalls []budget.Recall, err error) {
+	if err := t.turn(ctx); err != nil {
+		return false, nil, err
+	}
 	b, err := t.Budget(ctx, org, id)
 	if err != nil {
 		return false, nil, err

@@ -5,7 +5,8 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"sort"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,9 +15,13 @@ import (
 //go:embed migrations
 var files embed.FS
 
-// sqliteMigrations is the folder of one backend's migrations; another backend
-// brings a folder of its own with the same numbers.
-const sqliteMigrations = "migrations/sqlite"
+// The folders of the backends' migrations, under the same numbers and names. What
+// both read alike stands in commonMigrations.
+const (
+	commonMigrations   = "migrations/common"
+	sqliteMigrations   = "migrations/sqlite"
+	postgresMigrations = "migrations/postgres"
+)
 
 type migration struct {
 	version int
@@ -24,20 +29,26 @@ type migration struct {
 	sql     string
 }
 
-// migrations reads a folder of files "0001_name.sql", numbered from 1 without a gap.
+// migrations reads files "0001_name.sql" of a backend's folder and of the common
+// one, numbered from 1 without a gap.
 func migrations(folder string) ([]migration, error) {
-	entries, err := fs.ReadDir(files, folder)
-	if err != nil {
-		return nil, fmt.Errorf("read migrations: %w", err)
-	}
-	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
-	list := make([]migration, 0, len(entries))
-	for i, e := range entries {
-		number, name, _ := strings.Cut(strings.TrimSuffix(e.Name(), ".sql"), "_")
-		if version, err := strconv.Atoi(number); err != nil || version != i+1 {
-			return nil, fmt.Errorf("read migrations: %s stands where number %d should", e.Name(), i+1)
+	paths := map[string]string{} // by name
+	for _, f := range []string{commonMigrations, folder} {
+		entries, err := fs.ReadDir(files, f)
+		if err != nil {
+			return nil, fmt.Errorf("read migrations: %w", err)
 		}
-		text, err := fs.ReadFile(files, folder+"/"+e.Name())
+		for _, e := range entries {
+			paths[e.Name()] = f + "/" + e.Name()
+		}
+	}
+	list := make([]migration, 0, len(paths))
+	for i, file := range slices.Sorted(maps.Keys(paths)) {
+		number, name, _ := strings.Cut(strings.TrimSuffix(file, ".sql"), "_")
+		if version, err := strconv.Atoi(number); err != nil || version != i+1 {
+			return nil, fmt.Errorf("read migrations: %s stands where number %d should", file, i+1)
+		}
+		text, err := fs.ReadFile(files, paths[file])
 		if err != nil {
 			return nil, fmt.Errorf("read migrations: %w", err)
 		}
@@ -52,9 +63,16 @@ func (s *Store) migrate(ctx context.Context, folder string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.write.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
-		version BIGINT PRIMARY KEY, name TEXT NOT NULL, at BIGINT NOT NULL)`); err != nil {
-		return fmt.Errorf("migrate: %w", err)
+	// Two that make it at once: one of them may fail, and finds it there.
+	for try := 1; ; try++ {
+		_, err := s.write.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
+			version BIGINT PRIMARY KEY, name TEXT NOT NULL, at BIGINT NOT NULL)`)
+		if err == nil {
+			break
+		}
+		if try == attempts || !made(err) {
+			return fmt.Errorf("migrate: %w", err)
+		}
 	}
 	for {
 		done, err := s.migrateOne(ctx, list)
@@ -72,6 +90,9 @@ func (s *Store) migrateOne(ctx context.Context, list []migration) (done bool, er
 		return false, fmt.Errorf("migrate: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
+	if err := s.lockMigrations(ctx, tx); err != nil {
+		return false, fmt.Errorf("migrate: %w", err)
+	}
 	var at int
 	if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(version), 0) FROM migrations`).Scan(&at); err != nil {
 		return false, fmt.Errorf("migrate: %w", err)

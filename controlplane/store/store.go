@@ -1,7 +1,7 @@
 // Package store is the control plane's state: tokens by their digests, the
 // revisions of their changes, an audit log, and the gateways heard from. It keeps
 // no token's string, only its SHA-256 and its hint. One concrete type over
-// database/sql; today over SQLite, in SQL that PostgreSQL reads too.
+// database/sql, over SQLite or PostgreSQL, in SQL that both read.
 package store
 
 import (
@@ -15,9 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 var (
@@ -42,8 +39,9 @@ const (
 // Store is an open database. It is safe for concurrent use; every change is
 // durable when its call returns.
 type Store struct {
-	write *sql.DB // one connection: writers wait for each other here, not in the database
-	read  *sql.DB
+	write *sql.DB // SQLite: one connection, where writers wait for each other, not in the database
+	read  *sql.DB // PostgreSQL: the same as write
+	turns bool    // transactions beside changes wait for each other in the database: PostgreSQL
 	ids   idSource
 	clock func() time.Time
 	stmts statements
@@ -59,15 +57,24 @@ func (s *Store) Clock(now func() time.Time) { s.clock = now }
 // at once. It must be set before the first call.
 func (s *Store) Moved(f func()) { s.moved = f }
 
-// Open opens the database that dsn names, "sqlite:FILE", makes it when absent
-// (readable by its owner alone) and brings its schema up to date. It refuses a
-// database of a newer version with ErrNewer and leaves it as it was.
+// Open opens the database that dsn names, "sqlite:FILE" or "postgres://…", and
+// brings its schema up to date; several processes may do so at once. A file is made
+// when absent, readable by its owner alone. A database of a newer version is
+// refused with ErrNewer and left as it was. No error repeats the dsn.
 func Open(ctx context.Context, dsn string) (*Store, error) {
 	scheme, path, ok := strings.Cut(dsn, ":")
-	if !ok || scheme != "sqlite" || path == "" || strings.HasPrefix(path, ":") {
-		// The string may hold a password: it is not repeated.
-		return nil, errors.New("open database: unknown form; allowed: sqlite:FILE")
+	switch {
+	case ok && scheme == "sqlite" && path != "" && !strings.HasPrefix(path, ":"):
+		return openFile(ctx, path)
+	case ok && (scheme == "postgres" || scheme == "postgresql"):
+		return openPostgres(ctx, dsn)
 	}
+	return nil, errors.New("open database: unknown form; allowed: sqlite:FILE, postgres://USER@HOST:PORT/NAME")
+}
+
+func newStore() *Store { return &Store{clock: time.Now, moved: func() {}} }
+
+func openFile(ctx context.Context, path string) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -75,7 +82,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	if err := private(path); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	s := &Store{clock: time.Now, moved: func() {}}
+	s := newStore()
 	if s.write, err = openSQLite(path, 1, "_txlock=immediate"); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -157,6 +164,7 @@ type Tx struct {
 	now   time.Time
 	stmts statements
 	moved bool // a revision was taken
+	turns bool // as the store's
 }
 
 // Update runs f in one write transaction, at the time that now gives: all of it
@@ -185,7 +193,7 @@ func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error
 	if _, err := tx.ExecContext(ctx, `UPDATE head SET revision = revision WHERE one = 1`); err != nil {
 		return fmt.Errorf("lock head: %w", err)
 	}
-	t := &Tx{tx: tx, now: now, stmts: s.stmts}
+	t := &Tx{tx: tx, now: now, stmts: s.stmts, turns: s.turns}
 	if err := f(t); err != nil {
 		return err
 	}
@@ -212,24 +220,6 @@ func (t *Tx) revision(ctx context.Context, org, id, event string) (int64, error)
 		return 0, fmt.Errorf("note change %d: %w", r, err)
 	}
 	return r, t.prune(ctx, r)
-}
-
-func again(err error) bool {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-		return true
-	}
-	return false
-}
-
-func taken(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) &&
-		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 }
 
 func micros(t time.Time) int64 { return t.UnixMicro() }

@@ -220,7 +220,7 @@ func (t *Tx) Used(ctx context.Context, uses ...Use) error {
 			if i > 0 {
 				q.WriteByte(',')
 			}
-			fmt.Fprintf(&q, "($%d,$%d,$%d,$%d)", 4*i+1, 4*i+2, 4*i+3, 4*i+4)
+			fmt.Fprintf(&q, "($%d,$%d,$%d,CAST($%d AS BIGINT))", 4*i+1, 4*i+2, 4*i+3, 4*i+4)
 			args = append(args, u.TokenID, u.OrgID, u.GatewayID, micros(u.At))
 		}
 		q.WriteString(`) UPDATE tokens SET last_used_at = used.at, last_used_gateway = used.gateway FROM used
