@@ -195,8 +195,55 @@ func (w *weigher) top(key string) {
 		"user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "cache_control":
 		w.skip() // no input
 	default:
-		w.unknown()
+		w.stranger(key)
 	}
+}
+
+// leadsOut are parts of the names by which APIs fetch input from elsewhere.
+var leadsOut = []string{
+	"url", "uri", "://", "_id", "file", "search", "web", "conversation", "thread", "session", "previous", "plugin",
+	"retriev", "rag", "source", "server", "mcp", "assistant", "knowledge", "document", "collection", "context", "memory",
+}
+
+// longStranger is a value that no manner of a model is long enough for, in bytes.
+const longStranger = 16 << 10
+
+// stranger takes the value of a key of the top that is not known. Providers have
+// many of their own, most of which set the model's manner: it is input by its bytes,
+// and leads out of the body only where a name in it says so.
+func (w *weigher) stranger(key string) {
+	from := w.s.i
+	w.s.next()
+	switch w.s.b[w.s.i] {
+	case '"', '{', '[', 't':
+	default:
+		w.count()
+		return
+	}
+	w.skip()
+	value := w.s.b[from:w.s.i]
+	w.Input += int64(len(value))
+	if key == "prompt" || len(value) > longStranger {
+		w.Outside = true
+		return
+	}
+	for _, name := range leadsOut {
+		w.Outside = w.Outside || containsFold(key, name) || containsFold(value, name)
+	}
+}
+
+// containsFold looks for a name in lower case, whatever case it is in there.
+func containsFold[T string | []byte](in T, name string) bool {
+	for i := 0; i+len(name) <= len(in); i++ {
+		j := 0
+		for j < len(name) && (in[i+j] == name[j] || in[i+j]|0x20 == name[j]) {
+			j++
+		}
+		if j == len(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *weigher) messageMember(key string) {
