@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -17,8 +19,9 @@ const defaultPlaneListen = "127.0.0.1:41004"
 func controlPlaneCommand() *command {
 	var database, data, addr, cert, key, level string
 	c := newCommand("control-plane", "", "the control plane alone, for gateways elsewhere")
-	c.long = "It needs KEEPTRUSTS_ADMIN_TOKEN (at least 24 characters), or KEEPTRUSTS_ADMIN_TOKEN_FILE."
-	c.text(&database, "database", "DSN", "", "sqlite:FILE; by default kt-gateway.db in --data")
+	c.long = "It needs KEEPTRUSTS_ADMIN_TOKEN (at least 24 characters), or KEEPTRUSTS_ADMIN_TOKEN_FILE. Any number of them serve\n" +
+		"one PostgreSQL database; a URL with a password belongs into KEEPTRUSTS_DATABASE, or the file that KEEPTRUSTS_DATABASE_FILE names."
+	c.text(&database, "database", "DSN", "", "sqlite:FILE, or postgres://USER@HOST:PORT/NAME; by default kt-gateway.db in --data")
 	c.text(&data, "data", "DIR", ".", "where the database is when --database does not say")
 	c.text(&addr, "listen", "ADDR", defaultPlaneListen, "by default "+defaultPlaneListen)
 	c.text(&cert, "tls-cert", "FILE", "", "certificate, for https")
@@ -34,6 +37,13 @@ func controlPlaneCommand() *command {
 		}
 		if admin.Empty() {
 			return errors.New("no admin token: set KEEPTRUSTS_ADMIN_TOKEN (at least 24 characters), or KEEPTRUSTS_ADMIN_TOKEN_FILE to a file that holds it")
+		}
+		if file, _ := p.env("KEEPTRUSTS_DATABASE_FILE"); database == "" && file != "" {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("KEEPTRUSTS_DATABASE_FILE: %w", err)
+			}
+			database = strings.TrimSpace(string(text))
 		}
 		if database == "" {
 			database = "sqlite:" + filepath.Join(data, "kt-gateway.db")
@@ -78,7 +88,7 @@ func serveControlPlane(ctx context.Context, addr string, tls certificate, o plan
 	} else if !loopback(ln.Addr()) {
 		o.log.Warn("listening beyond loopback without TLS: tokens and profiles pass in the clear")
 	}
-	o.log.Info("control plane is listening", zap.String("url", url), zap.Stringer("addr", ln.Addr()), zap.String("database", o.database))
+	o.log.Info("control plane is listening", zap.String("url", url), zap.Stringer("addr", ln.Addr()), zap.String("database", where(o.database)))
 	select {
 	case <-ctx.Done():
 		o.log.Info("control plane ends")

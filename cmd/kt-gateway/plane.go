@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -34,16 +35,29 @@ type plane struct {
 	http   *http.Server
 }
 
-func openPlane(ctx context.Context, o planeOptions) (*plane, error) {
-	if strings.HasPrefix(o.database, "postgres://") || strings.HasPrefix(o.database, "postgresql://") {
-		return nil, errors.New("PostgreSQL is not in this version yet: use --database sqlite:FILE")
+// where names a database without what opens it; "" for a form that is not known.
+func where(database string) string {
+	if file, ok := strings.CutPrefix(database, "sqlite:"); ok && file != "" {
+		return database
 	}
-	if !strings.HasPrefix(o.database, "sqlite:") || o.database == "sqlite:" {
-		return nil, misused("--database: it is not like sqlite:FILE")
+	scheme, _, _ := strings.Cut(database, "://")
+	u, err := url.Parse(database)
+	if err != nil || scheme != "postgres" && scheme != "postgresql" {
+		if scheme == "postgres" || scheme == "postgresql" {
+			return "postgres" // opening it says what is wrong
+		}
+		return ""
+	}
+	return "postgres://" + u.Host + u.EscapedPath()
+}
+
+func openPlane(ctx context.Context, o planeOptions) (*plane, error) {
+	if where(o.database) == "" {
+		return nil, misused("--database: it is neither like sqlite:FILE nor like postgres://USER@HOST:PORT/NAME")
 	}
 	s, err := store.Open(ctx, o.database)
 	if err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
+		return nil, err
 	}
 	server, err := controlplane.New(controlplane.Options{
 		Store: s, AdminToken: o.admin, Log: o.log.Named("control-plane"), Now: time.Now, Registerer: o.registry, LegacyPrefixes: o.legacy,
