@@ -73,7 +73,7 @@ func (l *Ledger) learn(info *LeaseInfo, c *call, fresh bool) {
 	if !fresh || c.Seq <= le.infoSeq {
 		return
 	}
-	le.infoSeq, le.infoAt = c.Seq, c.sent
+	le.infoSeq, le.infoAt, le.doubt = c.Seq, c.sent, false
 	le.starts = after(c.sent, info.StartsInMS)
 	le.ends = after(c.sent, info.EndsInMS)
 	le.limit, le.left, le.settled, le.gone = info.Limit, info.Left, info.Settled, info.Gone

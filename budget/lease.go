@@ -61,7 +61,7 @@ func (a *account) enforced() bool {
 // forgive forgets a denial that is kept: something about the budget has changed.
 func (a *account) forgive() {
 	for _, le := range a.leases {
-		le.denial = denial{}
+		le.denial, le.doubt = denial{}, true
 	}
 }
 
@@ -143,6 +143,7 @@ type lease struct {
 
 	limit, left, settled int64 // as last answered
 	gone                 bool
+	doubt                bool // something of it has changed since
 	infoSeq              int64
 	infoAt               time.Duration // the sending of that call
 	denial               denial

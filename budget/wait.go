@@ -284,7 +284,7 @@ func (l *Ledger) kept(parts []part, now time.Duration) *Denied {
 			return p.denied(le.holders(p.amount), now)
 		}
 		// A need that the limit could never bear would leave the budget short for ever.
-		if p.amount > max(le.limit, p.account.record().Limit) {
+		if !le.doubt && p.amount > max(le.limit, p.account.record().Limit) {
 			p.account.probe = p.account.probe || now-le.infoAt > denialKept
 			return p.denied(false, now)
 		}
