@@ -70,6 +70,7 @@ type weigher struct {
 	Bound
 	s             scanner
 	hasTool, kind bool // a tool was seen; the one at hand tells its type
+	strange       int  // bytes that were looked through
 }
 
 // object takes an object, the scanner at its brace. A key with escapes is handed on
@@ -203,10 +204,12 @@ func (w *weigher) top(key string) {
 var leadsOut = []string{
 	"url", "uri", "://", "_id", "file", "search", "web", "conversation", "thread", "session", "previous", "plugin",
 	"retriev", "rag", "source", "server", "mcp", "assistant", "knowledge", "document", "collection", "context", "memory",
+	"cache", "template", // what is kept at the provider; what may print a message many times
+	`\u00`, // hides a letter
 }
 
-// longStranger is a value that no manner of a model is long enough for, in bytes.
-const longStranger = 16 << 10
+// mostStrange is more bytes than the manners of a model take in all.
+const mostStrange = 16 << 10
 
 // stranger takes the value of a key of the top that is not known. Providers have
 // many of their own, most of which set the model's manner: it is input by its bytes,
@@ -223,7 +226,7 @@ func (w *weigher) stranger(key string) {
 	w.skip()
 	value := w.s.b[from:w.s.i]
 	w.Input += int64(len(value))
-	if key == "prompt" || len(value) > longStranger {
+	if w.strange += len(key) + len(value); key == "prompt" || w.strange > mostStrange {
 		w.Outside = true
 		return
 	}
