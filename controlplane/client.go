@@ -180,13 +180,9 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+secret.Reveal())
-	res, err := c.http.Do(req)
+	res, err := c.do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // its text has the path, which may hold an id of the caller's choice
-		}
-		return fmt.Errorf("call the control plane: %w", err)
+		return err
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
@@ -197,6 +193,18 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 		return fmt.Errorf("the control plane's answer is larger than %d bytes", maxAnswer)
 	}
 	return decode(res, body, out, secret)
+}
+
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // its text has the path, which may hold an id of the caller's choice
+	}
+	if err != nil {
+		return nil, fmt.Errorf("call the control plane: %w", err)
+	}
+	return res, nil
 }
 
 func (c *Client) request(ctx context.Context, method, path string, in any) (*http.Request, error) {

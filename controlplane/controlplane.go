@@ -44,7 +44,8 @@ type Options struct {
 	LegacyPrefixes []string
 }
 
-// Server serves the API. It is safe for concurrent use and runs no goroutine.
+// Server serves the API. It is safe for concurrent use, and runs a goroutine only
+// while something watches.
 type Server struct {
 	store   *store.Store
 	admin   token.Digest
@@ -56,7 +57,7 @@ type Server struct {
 	metrics metrics
 	heard   hearing
 	strays  throttle
-	hub     hub
+	hub     *hub
 }
 
 // New makes a Server. It refuses an admin token shorter than MinAdminToken, or one
@@ -74,6 +75,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),
 		log: o.Log, now: o.Now, legacy: o.LegacyPrefixes, routes: routes(),
+		hub: newHub(),
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -83,7 +85,8 @@ func New(o Options) (*Server, error) {
 	}
 	s.store.Clock(s.now)
 	var err error
-	if s.metrics, err = newMetrics(o.Registerer); err != nil {
+	s.store.Moved(s.changed)
+	if s.metrics, err = newMetrics(o.Registerer, s.hub.len); err != nil {
 		return nil, fmt.Errorf("control plane metrics: %w", err)
 	}
 	return s, nil
@@ -98,7 +101,7 @@ type metrics struct {
 	resolved *prometheus.CounterVec
 }
 
-func newMetrics(r prometheus.Registerer) (metrics, error) {
+func newMetrics(r prometheus.Registerer, watches func() int) (metrics, error) {
 	m := metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keeptrusts_gateway_control_plane_requests_total",
@@ -117,5 +120,9 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	return m, errors.Join(r.Register(m.requests), r.Register(m.seconds), r.Register(m.resolved))
+	live := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keeptrusts_gateway_control_plane_watches",
+		Help: "Watches that gateways have open here.",
+	}, func() float64 { return float64(watches()) })
+	return m, errors.Join(r.Register(m.requests), r.Register(m.seconds), r.Register(m.resolved), r.Register(live))
 }

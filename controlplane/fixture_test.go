@@ -148,6 +148,9 @@ func (p *plane) call(bearer, method, path string, body any, headers ...string) a
 		p.t.Fatal(err)
 	}
 	defer func() { _ = res.Body.Close() }()
+	if res.Header.Get("Content-Type") == eventStream {
+		return answer{status: res.StatusCode, header: res.Header} // it has no end
+	}
 	raw, err := io.ReadAll(res.Body)
 	if err != nil {
 		p.t.Fatal(err)

@@ -1,32 +1,65 @@
 package controlplane
 
 import (
+	"context"
+	"errors"
 	"sync"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/keeptrusts/gateway/budget"
+	"github.com/keeptrusts/gateway/controlplane/store"
 )
 
-// maxRecalls bounds what waits for one reader; one that is so far behind is cut.
-const maxRecalls = 10_000
+const (
+	maxRecalls = 10_000                 // that wait for one reader; one that is so far behind is cut
+	pollEvery  = 250 * time.Millisecond // of the database: another process may write to it
+	noteEvery  = 2 * time.Second        // that watches are live, for other processes
+	liveFor    = 5 * time.Second        // that a note counts
+	readWithin = time.Second            // a head that took longer is not of its second
+)
 
-// hub wakes the watches of this process. What it is told is not lost with a watch
-// that is not there: changes are in the log, and a recall is pushed again.
+// hub is where the watches of this process get their news from. While there is one,
+// a goroutine reads the head revision for all of them. What the hub is told is not
+// lost with a watch that is not there: changes are in the log, and a recall is
+// pushed again.
 type hub struct {
-	mu      sync.Mutex
-	watches map[*watching]struct{}
+	mu       sync.Mutex
+	watches  map[*watching]struct{}
+	feeding  context.CancelFunc // nil: nobody reads the head
+	head     head
+	reported chan struct{} // closed at the next report
+	closed   bool
+
+	news chan struct{} // the head has moved, says a committer
+	quit chan struct{} // closed with the server
+}
+
+// head is a head revision and when it was read.
+type head struct {
+	revision int64
+	read     time.Time
 }
 
 // watching is one live watch.
 type watching struct {
-	org  string
-	wake chan struct{} // of one: news that nobody took stays one
+	instance store.Instance
+	wake     chan struct{} // of one: news that nobody took stays one
 
 	mu      sync.Mutex
-	recalls map[recallKey]int64 // the latest phase
-	behind  bool                // more waits than may
+	recalls map[recallKey]int64 // the latest phase of each
+	behind  bool                // more of them than may wait
 }
 
 type recallKey struct{ budget, window string }
+
+func newHub() *hub {
+	return &hub{
+		watches: map[*watching]struct{}{}, reported: make(chan struct{}),
+		news: make(chan struct{}, 1), quit: make(chan struct{}),
+	}
+}
 
 // push tells every live watch of the org, and keeps nothing for the others.
 func (s *Server) push(org string, recalls ...budget.Recall) {
@@ -36,19 +69,153 @@ func (s *Server) push(org string, recalls ...budget.Recall) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	for w := range s.hub.watches {
-		if w.org == org {
+		if w.instance.OrgID == org {
 			w.take(recalls)
 		}
 	}
 }
 
 // changed wakes the watches to read the log: a transaction committed revisions.
-func (s *Server) changed() {
+func (s *Server) changed() { poke(s.hub.news) }
+
+// Close ends all watches, and refuses new ones. The rest goes on being served.
+func (s *Server) Close() {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
-	for w := range s.hub.watches {
-		w.poke()
+	if !s.hub.closed {
+		s.hub.closed = true
+		close(s.hub.quit)
 	}
+}
+
+var errClosing = refuse("draining", "The control plane is shutting down; try again.")
+
+// join makes w live. Whoever joins leaves.
+func (s *Server) join(w *watching) error {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if s.hub.closed {
+		return errClosing
+	}
+	s.hub.watches[w] = struct{}{}
+	if s.hub.feeding == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		s.hub.feeding = stop
+		go s.feed(ctx)
+	}
+	poke(s.hub.news)
+	return nil
+}
+
+// leave ends w, and says so to other processes unless the same instance has another.
+func (s *Server) leave(w *watching) {
+	s.hub.mu.Lock()
+	delete(s.hub.watches, w)
+	another := false
+	for o := range s.hub.watches {
+		another = another || sameInstance(o.instance, w.instance)
+	}
+	if len(s.hub.watches) == 0 {
+		s.hub.feeding()
+		s.hub.feeding = nil
+	}
+	s.hub.mu.Unlock()
+	if another {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := s.store.Update(ctx, s.now(), func(tx *store.Tx) error { return tx.Unwatched(ctx, w.instance) }); err != nil {
+		s.log.Warn("the end of a watch could not be noted", zap.String("gateway_id", w.instance.GatewayID), zap.Error(err))
+	}
+}
+
+// feed reads the head for all watches, until there is none.
+func (s *Server) feed(ctx context.Context) {
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	note := time.NewTicker(noteEvery)
+	defer note.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.hub.news:
+		case <-poll.C:
+		case <-note.C:
+			s.noteWatches(ctx)
+			continue
+		}
+		err := s.readHead(ctx)
+		if err != nil && !failing && !errors.Is(err, context.Canceled) {
+			s.log.Error("the head revision can't be read: no watch is told one", zap.Error(err))
+		}
+		failing = err != nil
+	}
+}
+
+func (s *Server) readHead(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readWithin)
+	defer cancel()
+	began := time.Now()
+	revision, err := s.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	moved := revision != s.hub.head.revision
+	s.hub.head = head{revision, began}
+	if moved {
+		for w := range s.hub.watches {
+			w.poke()
+		}
+	}
+	return nil
+}
+
+// noteWatches keeps the instances that watch from being forgotten.
+func (s *Server) noteWatches(ctx context.Context) {
+	now := s.now()
+	s.hub.mu.Lock()
+	list := make([]store.Instance, 0, len(s.hub.watches))
+	for w := range s.hub.watches {
+		i := w.instance
+		i.WatchedUntil = now.Add(liveFor)
+		list = append(list, i)
+	}
+	s.hub.mu.Unlock()
+	if err := s.store.Update(ctx, now, func(tx *store.Tx) error { return tx.Hear(ctx, list...) }); err != nil && ctx.Err() == nil {
+		s.log.Warn("the live watches could not be noted", zap.Error(err))
+	}
+}
+
+// latest returns the last head that was read, if that was within this second.
+func (h *hub) latest() (head, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.head, time.Since(h.head.read) < time.Second
+}
+
+// nextReport returns a channel that is closed at the next report.
+func (h *hub) nextReport() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reported
+}
+
+func (h *hub) noteReport() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.reported)
+	h.reported = make(chan struct{})
+}
+
+func (h *hub) len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.watches)
 }
 
 func (w *watching) take(recalls []budget.Recall) {
@@ -68,9 +235,32 @@ func (w *watching) take(recalls []budget.Recall) {
 	w.poke()
 }
 
-func (w *watching) poke() {
+var errBehind = errors.New("the watch does not read")
+
+// taken returns what was pushed since the last time.
+func (w *watching) taken() ([]Event, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.behind {
+		return nil, errBehind
+	}
+	events := make([]Event, 0, len(w.recalls))
+	for k, phase := range w.recalls {
+		events = append(events, Event{Kind: KindRecall, Recall: &budget.Recall{Budget: k.budget, Window: k.window, Phase: phase}})
+	}
+	clear(w.recalls)
+	return events, nil
+}
+
+func sameInstance(a, b store.Instance) bool {
+	return a.OrgID == b.OrgID && a.GatewayID == b.GatewayID && a.ID == b.ID
+}
+
+func (w *watching) poke() { poke(w.wake) }
+
+func poke(c chan struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

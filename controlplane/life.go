@@ -93,11 +93,11 @@ func (s *Server) stop(c *call, event string, to abac.Status) (int, any, error) {
 		return 0, nil, err
 	}
 	// After the commit: who asks from here on is told.
-	unconfirmed, err := s.gatewaysHeard(c.r.Context(), p.OrgID)
+	t, err := s.confirm(c.r.Context(), p.OrgID, p.Revision)
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, stopped{Profile: p, Unconfirmed: unconfirmed}, nil
+	return http.StatusOK, stopped{Profile: p, Confirmed: t.confirmed, Unconfirmed: t.unconfirmed}, nil
 }
 
 func (s *Server) releaseToken(c *call) (int, any, error) {
@@ -147,17 +147,67 @@ func (s *Server) setStatus(c *call, event string, next func(*abac.Profile) (abac
 	return p, err
 }
 
-// gatewaysHeard names the gateways of an org that may still serve from what they know.
-func (s *Server) gatewaysHeard(ctx context.Context, org string) ([]string, error) {
-	list, err := s.store.Instances(ctx, org, s.now())
-	if err != nil {
-		return nil, err
-	}
-	names := []string{}
-	for _, i := range list { // in the order of gateways
-		if n := len(names); n == 0 || names[n-1] != i.GatewayID {
-			names = append(names, i.GatewayID)
+const (
+	confirmWithin = 900 * time.Millisecond // the answer is there within a second
+	confirmPoll   = 50 * time.Millisecond  // reports may go to another process
+)
+
+// confirm waits for the instances of an org that watch to have applied a revision.
+// Those that do not watch are not waited for: they may serve from what they know
+// until their max_stale.
+func (s *Server) confirm(ctx context.Context, org string, revision int64) (tally, error) {
+	late := time.NewTimer(confirmWithin)
+	defer late.Stop()
+	poll := time.NewTicker(confirmPoll)
+	defer poll.Stop()
+	var concerned map[string]bool // nil: all
+	for over := false; ; {
+		report := s.hub.nextReport() // before the look, or one between the two is missed
+		list, err := s.store.Instances(ctx, org, s.now())
+		if err != nil {
+			return tally{}, err
+		}
+		t := count(list, concerned, revision, s.now())
+		if !t.waiting || over {
+			return t, nil
+		}
+		concerned = t.concerned
+		select {
+		case <-report:
+		case <-poll.C:
+		case <-late.C:
+			over = true
+		case <-ctx.Done():
+			return tally{}, ctx.Err()
 		}
 	}
-	return names, nil
+}
+
+// tally is how far a revision has come.
+type tally struct {
+	confirmed   int      // instances
+	unconfirmed []string // gateways of which an instance has not applied it
+	waiting     bool     // one of those watches, so that it will soon
+	concerned   map[string]bool
+}
+
+// count looks at the instances concerned, nil for all: one that came later has asked
+// for all that it knows since.
+func count(list []store.Instance, concerned map[string]bool, revision int64, now time.Time) tally {
+	t := tally{unconfirmed: []string{}, concerned: map[string]bool{}}
+	for _, i := range list { // in the order of gateways
+		if concerned != nil && !concerned[place(i)] {
+			continue
+		}
+		t.concerned[place(i)] = true
+		if i.Revision >= revision {
+			t.confirmed++
+			continue
+		}
+		t.waiting = t.waiting || i.Watching(now)
+		if n := len(t.unconfirmed); n == 0 || t.unconfirmed[n-1] != i.GatewayID {
+			t.unconfirmed = append(t.unconfirmed, i.GatewayID)
+		}
+	}
+	return t
 }

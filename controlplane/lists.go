@@ -22,6 +22,7 @@ type gatewayInstance struct {
 	LastSeen  time.Time `json:"last_seen"`
 	MaxStale  string    `json:"max_stale"`
 	Revision  *int64    `json:"revision"` // applied; null: not known
+	Watching  bool      `json:"watching"` // it has a live watch
 }
 
 func (s *Server) listGateways(c *call) (int, any, error) {
@@ -33,7 +34,8 @@ func (s *Server) listGateways(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, errCursor
 	}
-	list, err := s.store.Instances(c.r.Context(), q.get("org_id"), s.now())
+	now := s.now()
+	list, err := s.store.Instances(c.r.Context(), q.get("org_id"), now)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -43,9 +45,12 @@ func (s *Server) listGateways(c *call) (int, any, error) {
 	})
 	data := make([]gatewayInstance, len(list))
 	for n, i := range list {
-		data[n] = gatewayInstance{GatewayID: i.GatewayID, OrgID: i.OrgID, Build: i.Build, LastSeen: i.LastSeen, MaxStale: i.MaxStale.String()}
+		data[n] = gatewayInstance{GatewayID: i.GatewayID, OrgID: i.OrgID, Build: i.Build, LastSeen: i.LastSeen, MaxStale: i.MaxStale.String(), Watching: i.Watching(now)}
 		if i.ID != "" {
 			data[n].Instance = &i.ID
+		}
+		if i.Revision > 0 {
+			data[n].Revision = &i.Revision
 		}
 	}
 	return http.StatusOK, page{data, next}, nil

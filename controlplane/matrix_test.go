@@ -25,12 +25,12 @@ GET    /v1/gateways              200        401  401     401     403     403    
 GET    /v1/audit                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/whoami                200        401  401     401     403     200         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/resolve       403        401  401     401     403     403         200     200   nyv   exp     rev     rev
+GET    /v1/runtime/watch         403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/report        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 GET    /v1/budgets               404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/usage                 404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/whoami/usage          404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/tokens/import         405        401  401     401     405     405         405     405   405   405     405     405
-GET    /v1/runtime/watch         404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/runtime/snapshot      404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/runtime/leases        404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/runtime/settlements   404        401  401     401     404     404         404     404   404   404     404     404
@@ -131,7 +131,8 @@ func (p *plane) callerNamed(name string) string {
 // checkShape holds every answer to what all have in common.
 func checkShape(t *testing.T, a answer) {
 	t.Helper()
-	if a.header.Get("X-Request-Id") == "" || a.header.Get("Content-Type") != "application/json" {
+	want := map[bool]string{true: "application/json", false: eventStream}[a.body != nil]
+	if a.header.Get("X-Request-Id") == "" || a.header.Get("Content-Type") != want {
 		t.Errorf("headers: %v", a.header)
 	}
 	if got, want := a.header.Get("Www-Authenticate"), map[bool]string{true: "Bearer"}[a.status == 401]; got != want {

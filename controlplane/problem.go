@@ -72,6 +72,8 @@ var codes = map[string]meaning{
 	codeTargetRevoked:            {http.StatusConflict, kindInvalid},
 	"token_not_quarantined":      {http.StatusConflict, kindInvalid},
 	"revision_mismatch":          {http.StatusPreconditionFailed, kindInvalid},
+	"revision_gone":              {http.StatusGone, kindInvalid},
+	"draining":                   {http.StatusServiceUnavailable, kindAPI},
 	"database_unavailable":       {http.StatusServiceUnavailable, kindAPI},
 	"internal_error":             {http.StatusInternalServerError, kindAPI},
 }

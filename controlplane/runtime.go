@@ -79,10 +79,7 @@ func (s *Server) resolve(ctx context.Context, who runtimeID, d token.Digest) (Re
 		return Resolved{}, err
 	}
 	s.metrics.resolved.WithLabelValues("found").Inc()
-	p := t.Profile
-	if g := p.Bindings.GatewayID; g != nil && *g != who.gateway {
-		p = reduced(&p)
-	}
+	p := visible(&t.Profile, who.gateway)
 	return Resolved{Profile: &p, Budgets: []budget.Record{}, Head: head}, nil
 }
 
@@ -124,6 +121,10 @@ func checkInstance(i *store.Instance) *problem {
 		return refuse("invalid_value", "The instance must have at most 64 printable ASCII characters.").at("instance")
 	case len(i.Build) > 128 || !plainASCII(i.Build):
 		return refuse("invalid_value", "The build must have at most 128 printable ASCII characters.").at("build")
+	case len(i.Folder) > 64 || !plainASCII(i.Folder):
+		return refuse("invalid_value", "The folder must have at most 64 printable ASCII characters.").at("folder")
+	case i.Revision < 0:
+		return refuse("invalid_value", "The revision must be a whole number from 0 on.").at("revision")
 	case i.MaxStale < 0 || i.MaxStale > maxMaxStale:
 		return refuse("invalid_value", "max_stale must be positive and at most %s.", maxMaxStale).at("max_stale")
 	}
@@ -152,7 +153,7 @@ func (s *Server) takeReport(c *call) (int, any, error) {
 
 func readReport(o object) (record.Report, error) {
 	var r record.Report
-	if err := known(o, "", "instance", "build", "max_stale", "sign_off", "last_used", "misplaced"); err != nil {
+	if err := known(o, "", "instance", "build", "max_stale", "sign_off", "revision", "folder", "last_used", "misplaced"); err != nil {
 		return r, err
 	}
 	if err := knownInList(o, "last_used", "token_id", "at"); err != nil {
@@ -193,7 +194,10 @@ func knownInList(o object, key string, keys ...string) error {
 
 // report takes what a gateway tells of itself.
 func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) error {
-	i := store.Instance{OrgID: who.org, GatewayID: who.gateway, ID: r.Instance, Build: r.Build, MaxStale: r.MaxStale}
+	i := store.Instance{
+		OrgID: who.org, GatewayID: who.gateway, ID: r.Instance, Build: r.Build, MaxStale: r.MaxStale,
+		Folder: r.Folder, Revision: r.Revision,
+	}
 	if problem := checkInstance(&i); problem != nil {
 		return problem
 	}
@@ -225,6 +229,7 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 	if r.SignOff {
 		s.heard.forget(i)
 	}
+	s.hub.noteReport()
 	return nil
 }
 

@@ -31,6 +31,8 @@ type call struct {
 	route *route // nil until found
 	token string // the {id} of the path
 	body  object // nil: there was none
+
+	streams bool // the answer has begun and is the handler's to end
 }
 
 // route is one endpoint.
@@ -58,6 +60,7 @@ func routes() []route {
 		{"GET", "/v1/audit", administrator, false, (*Server).listAudit},
 		{"GET", "/v1/whoami", administrator | runtime | integration, false, (*Server).whoami},
 		{"POST", "/v1/runtime/resolve", runtime, true, (*Server).resolveToken},
+		{"GET", "/v1/runtime/watch", runtime, false, (*Server).watchRuntime},
 		{"POST", "/v1/runtime/report", runtime, true, (*Server).takeReport},
 	}
 }
@@ -78,6 +81,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			}
 			status, code = http.StatusInternalServerError, "internal_error"
 			s.log.Error("panic", zap.String("request_id", c.id), zap.String("panic", scrub(fmt.Sprint(v))), zap.Stack("stack"))
+			if c.streams {
+				panic(http.ErrAbortHandler)
+			}
 			refuse(code, "The control plane failed; its log has more under %s.", c.id).write(w)
 		}
 		s.logLine(c, status, code)
@@ -87,6 +93,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		p := s.public(c, err)
 		status, code = p.meaning().status, p.wireCode()
 		p.write(w)
+		return
+	}
+	if n == statusWritten {
 		return
 	}
 	status = n
@@ -244,7 +253,9 @@ func (s *Server) logLine(c *call, status int, code string) {
 	}
 	s.metrics.requests.WithLabelValues(endpoint, strconv.Itoa(status)).Inc()
 	took := s.now().Sub(c.began)
-	s.metrics.seconds.Observe(took.Seconds())
+	if !c.streams {
+		s.metrics.seconds.Observe(took.Seconds())
+	}
 	e := s.log.Check(zap.InfoLevel, "request")
 	if e == nil {
 		return

@@ -29,7 +29,7 @@ type Instance struct {
 func (i *Instance) Watching(now time.Time) bool { return i.WatchedUntil.After(now) }
 
 // Hear notes that instances were heard at the transaction's time. A revision that
-// is lower than the known one, or that was never given here, and a zero
+// is lower than the known one or was never given here, an empty Folder and a zero
 // WatchedUntil change nothing. All that were not heard for longer than their own
 // MaxStale are forgotten, as are those whose data folder another one runs from now.
 func (t *Tx) Hear(ctx context.Context, list ...Instance) error {
@@ -54,7 +54,8 @@ func (t *Tx) hear(ctx context.Context, i *Instance) error {
 		(org_id, gateway_id, instance, build, max_stale, last_seen, folder, watching, revision)
 		SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $9 <= head.revision THEN $9 ELSE 0 END FROM head WHERE one = 1
 		ON CONFLICT (org_id, gateway_id, instance) DO UPDATE SET
-		build = excluded.build, max_stale = excluded.max_stale, last_seen = excluded.last_seen, folder = excluded.folder,
+		build = excluded.build, max_stale = excluded.max_stale, last_seen = excluded.last_seen,
+		folder = CASE WHEN excluded.folder = '' THEN instances.folder ELSE excluded.folder END,
 		watching = CASE WHEN excluded.watching = 0 THEN instances.watching ELSE excluded.watching END,
 		revision = CASE WHEN excluded.revision > instances.revision THEN excluded.revision ELSE instances.revision END`,
 		i.OrgID, i.GatewayID, i.ID, i.Build, i.MaxStale.Microseconds(), micros(t.now), i.Folder, watched, i.Revision)
