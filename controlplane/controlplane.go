@@ -57,7 +57,9 @@ type Server struct {
 	metrics metrics
 	heard   hearing
 	strays  throttle
-	hub     *hub
+
+	recalled recalls
+	hub      *hub
 }
 
 // New makes a Server. It refuses an admin token shorter than MinAdminToken, or one

@@ -4,8 +4,22 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/keeptrusts/gateway/budget"
+)
+
+const (
+	recallEvery    = 100 * time.Millisecond // at most so often for one phase
+	settleBatch    = 500                    // settlements a call, which keeps it under the server's limit
+	maxLedgerBody  = 8 << 20                // bytes: 10,000 leases and as many needs
+	maxLeases      = 10_000                 // a call
+	maxNeeds       = 10_000                 // a call
+	maxClosings    = 1_000                  // a call
+	maxSettlements = 1_000                  // a call
+	maxParts       = 64                     // budgets of one need, or of one settlement
 )
 
 var (
@@ -13,39 +27,109 @@ var (
 	_ budget.Authority = (*Embedded)(nil)
 )
 
-// Leases makes one call of the ledger's.
+// Leases makes one call of a ledger. budget.ErrClosed: its session is closed.
 func (e *Embedded) Leases(ctx context.Context, c *budget.Call) (*budget.Answer, error) {
 	return e.s.lease(ctx, e.who, c)
 }
 
-// Settle tells who spent.
+// Settle tells who spent. A nil error: all of it is kept.
 func (e *Embedded) Settle(ctx context.Context, list []budget.Settlement) error {
 	return e.s.store.Settle(ctx, e.who.org, e.who.gateway, list)
 }
 
-// Leases makes one call of the ledger's. budget.ErrClosed: the session is closed.
+// Leases makes one call of a ledger. budget.ErrClosed: its session is closed.
 func (c *Client) Leases(ctx context.Context, call *budget.Call) (*budget.Answer, error) {
 	var answer budget.Answer
 	err := c.Call(ctx, http.MethodPost, "/v1/runtime/leases", call, &answer)
 	var api *APIError
-	if errors.As(err, &api) && api.Status == http.StatusConflict && api.Code == "session_closed" {
+	if errors.As(err, &api) && api.Status == http.StatusConflict && api.Code == codeSessionClosed {
 		return nil, budget.ErrClosed
 	}
 	if err != nil {
 		return nil, err
 	}
+	if answer.Seq != call.Seq {
+		return nil, errStranger("an answer to another call")
+	}
 	return &answer, nil
 }
 
-// Settle tells who spent.
-func (c *Client) Settle(ctx context.Context, list []budget.Settlement) error {
-	return c.Call(ctx, http.MethodPost, "/v1/runtime/settlements", map[string]any{"settlements": list}, nil)
+// settlements is the body of a call that tells who spent.
+type settlements struct {
+	Settlements []budget.Settlement `json:"settlements"`
 }
 
+// Settle tells who spent, in several calls where it is much. A nil error: all of it
+// is kept.
+func (c *Client) Settle(ctx context.Context, list []budget.Settlement) error {
+	for part := range slices.Chunk(list, settleBatch) {
+		if err := c.Call(ctx, http.MethodPost, "/v1/runtime/settlements", settlements{part}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) leaseMoney(c *call) (int, any, error) {
+	call, err := readCall(c.body)
+	if err != nil {
+		return 0, nil, err
+	}
+	answer, err := s.lease(c.r.Context(), runtimeID{c.who.org(), c.who.gateway()}, call)
+	if errors.Is(err, budget.ErrClosed) {
+		return 0, nil, refuse(codeSessionClosed, "This session is closed, here or by another gateway: begin a new one.").at("session")
+	}
+	return http.StatusOK, answer, err
+}
+
+func (s *Server) settleMoney(c *call) (int, any, error) {
+	list, err := readSettlements(c.body)
+	if err != nil {
+		return 0, nil, err
+	}
+	err = s.store.Settle(c.r.Context(), c.who.org(), c.who.gateway(), list)
+	return http.StatusOK, struct{}{}, err
+}
+
+// lease takes a gateway's call and tells the others what they are to give back.
 func (s *Server) lease(ctx context.Context, who runtimeID, c *budget.Call) (*budget.Answer, error) {
 	answer, recalls, err := s.store.Leases(ctx, who.org, who.gateway, c)
-	if len(recalls) > 0 {
-		s.push(who.org, recalls...)
-	}
+	s.push(who.org, s.recalled.due(who.org, recalls, s.now())...)
 	return answer, err
+}
+
+// recalls lets what is told again and again go out at once where it is new, and
+// else every recallEvery: those who wait for a need ask for it more often.
+type recalls struct {
+	mu   sync.Mutex
+	last map[recalled]told
+}
+
+type recalled struct{ org, budget, window string }
+
+type told struct {
+	phase int64
+	at    time.Time
+}
+
+// due returns those of list that are to be told now.
+func (r *recalls) due(org string, list []budget.Recall, now time.Time) []budget.Recall {
+	if len(list) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(list, func(n budget.Recall) bool {
+		key := recalled{org, n.Budget, n.Window}
+		last, ok := r.last[key]
+		passed := now.Sub(last.at)
+		if ok && (n.Phase < last.phase || n.Phase == last.phase && passed >= 0 && passed < recallEvery) {
+			return true
+		}
+		if r.last == nil || len(r.last) >= maxRemembered {
+			r.last = map[recalled]told{}
+		}
+		r.last[key] = told{n.Phase, now}
+		return false
+	})
 }

@@ -27,13 +27,13 @@ GET    /v1/whoami                200        401  401     401     403     200    
 POST   /v1/runtime/resolve       403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 GET    /v1/runtime/watch         403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/report        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
+POST   /v1/runtime/leases        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
+POST   /v1/runtime/settlements   403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 GET    /v1/budgets               404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/usage                 404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/whoami/usage          404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/tokens/import         405        401  401     401     405     405         405     405   405   405     405     405
 GET    /v1/runtime/snapshot      404        401  401     401     404     404         404     404   404   404     404     404
-POST   /v1/runtime/leases        404        401  401     401     404     404         404     404   404   404     404     404
-POST   /v1/runtime/settlements   404        401  401     401     404     404         404     404   404   404     404     404
 GET    /                         404        401  401     401     404     404         404     404   404   404     404     404
 GET    //v1/tokens               404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/tokens/               404        401  401     401     404     404         404     404   404   404     404     404
@@ -73,6 +73,9 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 					"PATCH /v1/tokens/{id}":    fields{"name": "other"},
 					"POST /v1/runtime/resolve": fields{"sha256": sha(secret)},
 					"POST /v1/runtime/report":  fields{"instance": "i"},
+
+					"POST /v1/runtime/leases":      fields{"session": "ls_" + name, "seq": 1},
+					"POST /v1/runtime/settlements": fields{},
 				}[method+" "+path]
 				before := p.must(200, "GET", "/v1/tokens/"+id, nil).raw
 				a := p.call(bearer, method, strings.ReplaceAll(path, "{id}", id), body)

@@ -71,6 +71,7 @@ var codes = map[string]meaning{
 	"token_not_found":            {http.StatusNotFound, kindInvalid},
 	codeTargetRevoked:            {http.StatusConflict, kindInvalid},
 	"token_not_quarantined":      {http.StatusConflict, kindInvalid},
+	codeSessionClosed:            {http.StatusConflict, kindInvalid},
 	"revision_mismatch":          {http.StatusPreconditionFailed, kindInvalid},
 	"revision_gone":              {http.StatusGone, kindInvalid},
 	"draining":                   {http.StatusServiceUnavailable, kindAPI},
@@ -80,6 +81,9 @@ var codes = map[string]meaning{
 
 // codeTargetRevoked goes out as token_revoked, like the caller's own, with another status.
 const codeTargetRevoked = "token_revoked (conflict)"
+
+// codeSessionClosed ends a ledger's session.
+const codeSessionClosed = "session_closed"
 
 func (p *problem) meaning() meaning { return codes[p.code] }
 

@@ -78,9 +78,30 @@ func (s *Server) resolve(ctx context.Context, who runtimeID, d token.Digest) (Re
 		s.metrics.resolved.WithLabelValues("failed").Inc()
 		return Resolved{}, err
 	}
-	s.metrics.resolved.WithLabelValues("found").Inc()
 	p := visible(&t.Profile, who.gateway)
-	return Resolved{Profile: &p, Budgets: []budget.Record{}, Head: head}, nil
+	records, err := s.recordsOf(ctx, &p, who.gateway)
+	if err != nil {
+		s.metrics.resolved.WithLabelValues("failed").Inc()
+		return Resolved{}, err
+	}
+	s.metrics.resolved.WithLabelValues("found").Inc()
+	return Resolved{Profile: &p, Budgets: records, Head: head}, nil
+}
+
+// recordsOf returns the budgets that a token's calls at a gateway are charged to.
+func (s *Server) recordsOf(ctx context.Context, p *abac.Profile, gateway string) ([]budget.Record, error) {
+	if g := p.Bindings.GatewayID; p.Purpose == abac.GatewayRuntime || g != nil && *g != gateway {
+		return []budget.Record{}, nil // it makes none there
+	}
+	ids := make([]string, len(p.Bindings.Budgets))
+	for i := range ids {
+		ids[i] = p.Bindings.Budgets[i].ID
+	}
+	team := ""
+	if p.Bindings.TeamID != nil {
+		team = *p.Bindings.TeamID
+	}
+	return s.store.BudgetsOf(ctx, p.OrgID, ids, team)
 }
 
 // reduced is what a gateway may know of a token that is bound to another one:

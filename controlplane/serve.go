@@ -62,6 +62,8 @@ func routes() []route {
 		{"POST", "/v1/runtime/resolve", runtime, true, (*Server).resolveToken},
 		{"GET", "/v1/runtime/watch", runtime, false, (*Server).watchRuntime},
 		{"POST", "/v1/runtime/report", runtime, true, (*Server).takeReport},
+		{"POST", "/v1/runtime/leases", runtime, true, (*Server).leaseMoney},
+		{"POST", "/v1/runtime/settlements", runtime, true, (*Server).settleMoney},
 	}
 }
 
@@ -194,17 +196,27 @@ func canonical(segment string) bool {
 	return segment != "" && segment != "." && segment != ".." && !strings.ContainsAny(segment, "%;\\")
 }
 
+// mostBody is how long a body may be, in bytes.
+func (r *route) mostBody() int64 {
+	switch r.path {
+	case "/v1/runtime/leases", "/v1/runtime/settlements":
+		return maxLedgerBody
+	}
+	return maxBody
+}
+
 // readBody reads the body, where the endpoint may have one.
 func (s *Server) readBody(c *call) error {
 	h := c.r.Header
 	if h.Get("Content-Encoding") != "" {
 		return refuse("unsupported_media_type", "A body must come without Content-Encoding.")
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	most := c.route.mostBody()
+	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, most))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return refuse("body_too_large", "The body is larger than %d bytes.", maxBody)
+		return refuse("body_too_large", "The body is larger than %d bytes.", most)
 	case err != nil:
 		return refuse("invalid_request", "The body could not be read to its end.")
 	}

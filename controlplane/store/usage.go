@@ -209,7 +209,9 @@ func (f *UsageFilter) statement() (string, []any, error) {
 	if len(where) > 0 {
 		q += ` WHERE ` + strings.Join(where, " AND ")
 	}
-	if len(by) > 0 {
+	if len(by) == 0 {
+		q += ` HAVING COUNT(*) > 0`
+	} else {
 		q += ` GROUP BY ` + strings.Join(by, ", ") + ` ORDER BY ` + strings.Join(by, ", ")
 	}
 	return q + ` LIMIT ` + arg(max(1, f.Limit)), args, nil
