@@ -66,6 +66,7 @@ type Cache struct {
 	revocations revocations
 	unknown     unknown
 	health      health
+	watched     watched
 	metrics     metrics
 
 	life context.Context // of every load
@@ -76,6 +77,9 @@ type Cache struct {
 	closed  bool
 	loads   sync.WaitGroup
 	gone    chan struct{} // closed when Close is done
+
+	// placings serialise what is put in a digest's place; taken before mu.
+	placings [gates]sync.Mutex
 }
 
 // New makes a cache; the caller closes it.
@@ -141,7 +145,7 @@ func (c *Cache) Peek(d *token.Digest, now time.Time) *Entry {
 
 // good says whether a hit may be served, and counts it then.
 func (c *Cache) good(e *Entry, now time.Time) bool {
-	if now.Sub(e.Vouched) > c.fresh || c.revocations.covers(e) {
+	if !c.freshEnough(e, now) || c.revocations.covers(e) {
 		return false
 	}
 	c.hot.of(&e.Digest).hits.Add(1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +24,7 @@ const (
 type flight struct {
 	digest token.Digest
 	began  time.Time
+	least  int64 // revision of the token that a watch told meanwhile; under mu
 	done   chan struct{}
 	entry  *Entry // after done: this or err
 	err    error
@@ -114,7 +116,7 @@ func (c *Cache) fallback(e *Entry, now time.Time) *Entry {
 		return nil
 	case c.revocations.covers(e):
 		return e.denied()
-	case now.Sub(e.Vouched) <= c.stale:
+	case c.age(e, now) <= c.stale:
 		return e
 	}
 	return nil
@@ -147,7 +149,7 @@ func (c *Cache) join(d token.Digest) (joined, *Entry, error) {
 		return joined{}, nil, ErrUnavailable
 	}
 	now := c.now()
-	if e := c.hot.get(&d); e != nil && now.Sub(e.Vouched) <= c.fresh && !c.revocations.covers(e) {
+	if e := c.hot.get(&d); e != nil && c.freshEnough(e, now) && !c.revocations.covers(e) {
 		return joined{}, e, nil
 	}
 	if c.unknown.has(&d, now) {
@@ -185,13 +187,20 @@ func (c *Cache) load(f *flight) {
 	ctx, cancel := context.WithTimeout(c.life, loadTimeout)
 	defer cancel()
 	f.entry, f.err = c.answer(ctx, f)
-	// What the load brought is in place before the flight is taken away: whoever
-	// finds no flight finds that.
+	close(f.done)
+}
+
+// land takes the flight away. What the load brought is in place before: whoever
+// finds no flight finds that.
+func (c *Cache) land(f *flight) {
 	c.mu.Lock()
 	delete(c.flights, f.digest)
 	c.mu.Unlock()
-	close(f.done)
 }
+
+// placing is the lock under which d's place in the hot set, and among the unknown,
+// is written.
+func (c *Cache) placing(d *token.Digest) *sync.Mutex { return &c.placings[d[9]%gates] }
 
 // callLoader contains a loader's panic: it costs the requests that wait for this load,
 // not the process. The value may hold anything, so only its type is told.
@@ -204,33 +213,83 @@ func (c *Cache) callLoader(ctx context.Context, d token.Digest) (p *abac.Profile
 	return c.loader.Load(ctx, d)
 }
 
+// asksAgain is how often a load asks whose answers are of a time before what a
+// watch has told.
+const asksAgain = 3
+
+var errPast = errors.New("the control plane answers with what was before a change that it told")
+
 // answer asks and puts what comes in its place.
 func (c *Cache) answer(ctx context.Context, f *flight) (*Entry, error) {
-	epoch := c.revocations.epoch.Load()
-	p, err := c.callLoader(ctx, f.digest)
+	place := c.placing(&f.digest)
+	for try := 1; ; try++ {
+		a := ask{flight: f, began: f.began, epoch: c.revocations.epoch.Load()}
+		if try > 1 {
+			a.began = c.now()
+		}
+		a.profile, a.err = c.callLoader(ctx, f.digest)
+		place.Lock()
+		past := c.past(&a)
+		if past && try < asksAgain {
+			place.Unlock()
+			continue
+		}
+		if past {
+			a.profile, a.err = nil, errPast
+		}
+		e, err := c.place(&a)
+		c.land(f)
+		place.Unlock()
+		return e, err
+	}
+}
+
+// ask is one call of the loader.
+type ask struct {
+	*flight
+	began   time.Time
+	epoch   uint64 // of the revocations, then
+	profile *abac.Profile
+	err     error
+}
+
+// past says whether an answer is of a time before what a watch has told.
+func (c *Cache) past(a *ask) bool {
+	c.mu.Lock()
+	least := a.least
+	c.mu.Unlock()
+	if errors.Is(a.err, token.ErrUnknown) {
+		return least > 0
+	}
+	return a.err == nil && a.profile != nil && a.profile.Revision < least
+}
+
+// place puts what came in its place.
+func (c *Cache) place(a *ask) (*Entry, error) {
+	err := a.err
 	switch {
 	case errors.Is(err, token.ErrUnknown):
 		c.metrics.loadUnknown.Add(1)
 		c.answered()
-		if epoch == c.revocations.epoch.Load() { // else it may be of a time before a change
-			c.unknown.add(&f.digest, f.began)
+		if a.epoch == c.revocations.epoch.Load() { // else it may be of a time before a change
+			c.unknown.add(&a.digest, a.began)
 		}
-		c.hot.drop(&f.digest)
+		c.hot.drop(&a.digest)
 		return nil, token.ErrUnknown
-	case err == nil && p == nil:
+	case err == nil && a.profile == nil:
 		err = errors.New("the loader returned neither a profile nor an error")
 		fallthrough
 	case err != nil:
 		c.metrics.loadFailed.Add(1)
-		if c.life.Err() == nil && c.health.failed(f.began, c.now()) {
+		if c.life.Err() == nil && err != errPast && c.health.failed(a.began, c.now()) {
 			c.log.Warn("the control plane does not answer; what is known is served until it is too old", zap.Error(err))
 		}
 		return nil, fmt.Errorf("%w: %v", ErrUnavailable, err) // %v: a load's own time limit is not the caller's
 	}
 	c.metrics.loadOK.Add(1)
 	c.answered()
-	e := newEntry(p, f.digest, f.began)
-	if revoked(p.Status) {
+	e := newEntry(a.profile, a.digest, a.began)
+	if revoked(a.profile.Status) {
 		c.Revoke(e.ID, e.Revision)
 	}
 	return c.publish(e), nil

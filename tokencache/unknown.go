@@ -40,6 +40,24 @@ func (u *unknown) add(d *token.Digest, asked time.Time) {
 	u.young[*d] = asked
 }
 
+func (u *unknown) remove(d *token.Digest) {
+	if !u.holds(d) {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.young, *d)
+	delete(u.old, *d)
+}
+
+func (u *unknown) holds(d *token.Digest) bool {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	_, young := u.young[*d]
+	_, old := u.old[*d]
+	return young || old
+}
+
 func (u *unknown) len() int {
 	u.mu.RLock()
 	defer u.mu.RUnlock()

@@ -1,0 +1,169 @@
+package tokencache
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// syncedFor is how long a watch counts as in sync after it last told something.
+const syncedFor = 3 * time.Second
+
+// watched is what a watch of the control plane vouches for.
+type watched struct {
+	vouch atomic.Pointer[vouch] // nil: for nothing; read on hits that are not fresh by themselves
+	lost  atomic.Bool
+
+	mu     sync.Mutex // writers
+	broken bool       // the next head begins another run
+}
+
+// vouch is one run of a watch without a gap: of an entry that was asked for from
+// since on, it has told every change up to last.
+type vouch struct {
+	since, last time.Time
+	before      *vouch // the run before it; of that one's before nothing is kept
+}
+
+// freshEnough says whether e may be used without asking: all that the cache holds while
+// a watch is in sync, else what the control plane vouched for within fresh_for.
+func (c *Cache) freshEnough(e *Entry, now time.Time) bool {
+	if now.Sub(e.Vouched) <= c.fresh {
+		return true
+	}
+	v := c.watched.vouch.Load()
+	if v == nil {
+		return false
+	}
+	if !e.Vouched.Before(v.since) {
+		age := now.Sub(v.last)
+		return age < syncedFor || age <= c.fresh
+	}
+	return c.age(e, now) <= c.fresh
+}
+
+// age is the time since the control plane last vouched for e: by its own answer, or
+// by a watch in sync.
+func (c *Cache) age(e *Entry, now time.Time) time.Duration {
+	age := now.Sub(e.Vouched)
+	for v := c.watched.vouch.Load(); v != nil; v = v.before {
+		if !e.Vouched.Before(v.since) {
+			return min(age, now.Sub(v.last))
+		}
+	}
+	return age
+}
+
+// Synced notes that a watch told, at that time, a head or a later change, and that
+// every change up to there has been given to the cache. What was loaded since the
+// first such time is fresh while the last one is less than 3 s old.
+func (c *Cache) Synced(at time.Time) {
+	w := &c.watched
+	w.mu.Lock()
+	v := w.vouch.Load()
+	switch {
+	case v == nil || w.broken:
+		next := &vouch{since: at, last: at}
+		if v != nil {
+			next.before = &vouch{since: v.since, last: v.last}
+		}
+		w.vouch.Store(next)
+	case at.After(v.last):
+		w.vouch.Store(&vouch{since: v.since, last: at, before: v.before})
+	}
+	w.broken = false
+	w.mu.Unlock()
+	if w.lost.CompareAndSwap(true, false) {
+		c.answered()
+	}
+}
+
+// Gap notes that a watch may have missed changes: what is held ages from its last
+// event on, and the next Synced begins anew.
+func (c *Cache) Gap() {
+	c.watched.mu.Lock()
+	c.watched.broken = true
+	c.watched.mu.Unlock()
+	c.unknown.clear()
+}
+
+// Lost notes that a watch which was tried from began on could not be kept: the
+// control plane is away, until an ask is answered or a watch is in sync.
+func (c *Cache) Lost(began time.Time) {
+	c.watched.lost.Store(true)
+	if c.health.failed(began, c.now()) {
+		c.log.Warn("the watch of the control plane is lost; what is known is served until it is too old")
+	}
+}
+
+// InSync says whether the watch vouches for what the cache holds.
+func (c *Cache) InSync() bool {
+	v := c.watched.vouch.Load()
+	if v == nil || c.now().Sub(v.last) >= syncedFor {
+		return false
+	}
+	c.watched.mu.Lock()
+	defer c.watched.mu.Unlock()
+	return !c.watched.broken
+}
+
+// Revoked says whether e's token has been revoked or quarantined as far as is known
+// now: for whoever goes on using an entry that it was handed.
+func (c *Cache) Revoked(e *Entry) bool {
+	return c.revocations.covers(e) || revoked(e.Policy.Profile().Status)
+}
+
+// Upsert takes from a watch what a token is now. When it returns, no Get that begins
+// returns an older profile, nor that the digest is nobody's. A profile that the
+// cache does not hold is left to be loaded, as is one whose team or budgets are
+// other than they were: its load brings the budgets too.
+func (c *Cache) Upsert(d token.Digest, p *abac.Profile) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.loads.Add(1) // Close waits
+	c.mu.Unlock()
+	defer c.loads.Done()
+
+	place := c.placing(&d)
+	place.Lock()
+	defer place.Unlock()
+	c.mu.Lock()
+	if f := c.flights[d]; f != nil {
+		// Its answer may be of a time before this.
+		f.least = max(f.least, p.Revision)
+	}
+	c.mu.Unlock()
+	c.unknown.remove(&d)
+	old := c.hot.admitted(&d)
+	switch {
+	case old == nil || old.ID == p.ID && old.Revision >= p.Revision:
+	case sameBudgets(old.Policy.Profile(), p):
+		c.hot.put(c.current(newEntry(p, d, c.now())))
+	default:
+		c.hot.drop(&d)
+	}
+}
+
+// sameBudgets says whether b is held to no budget that a was not.
+func sameBudgets(a, b *abac.Profile) bool {
+	x, y := &a.Bindings, &b.Bindings
+	if a.ID != b.ID || (x.TeamID == nil) != (y.TeamID == nil) || x.TeamID != nil && *x.TeamID != *y.TeamID {
+		return false
+	}
+	for i := range y.Budgets {
+		known := false
+		for j := range x.Budgets {
+			known = known || x.Budgets[j].ID == y.Budgets[i].ID
+		}
+		if !known {
+			return false
+		}
+	}
+	return true
+}
