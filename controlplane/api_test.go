@@ -89,7 +89,7 @@ func TestAProfileIsAnsweredWhole(t *testing.T) {
 		"budgets":[{"id":"b_day","limit":"5.00","unit":"usd","window":"day"}],"rate_limits":{"requests_per_minute":600}}}`)
 	want := fields{
 		"id": a.text("id"), "name": "ide-alice", "org_id": "org_default", "purpose": "general", "principal_type": "api_token",
-		"status": "active", "revision": 1.0, "not_before": nil, "expires_at": "2027-01-01T00:00:00.123456Z",
+		"status": "active", "revision": 2.0, "not_before": nil, "expires_at": "2027-01-01T00:00:00.123456Z", // its budget took the first
 		"bindings": map[string]any{"gateway_id": "gw_local", "team_id": "platform", "providers": []any{"openai", "azure-*"},
 			"models": []any{"gpt-*", "!gpt-pro"}, "rate_limits": map[string]any{"requests_per_minute": 600.0},
 			"budgets": []any{map[string]any{"id": "b_day", "limit": "5.00", "unit": "usd", "window": "day"}}},
@@ -103,7 +103,7 @@ func TestAProfileIsAnsweredWhole(t *testing.T) {
 	if !reflect.DeepEqual(a.body, map[string]any(want)) {
 		t.Errorf("created: %v\nwant %v", a.body, want)
 	}
-	if got := p.must(200, "GET", "/v1/tokens/"+a.text("id"), nil); !reflect.DeepEqual(got.body, a.body) || got.header.Get("Etag") != `"1"` {
+	if got := p.must(200, "GET", "/v1/tokens/"+a.text("id"), nil); !reflect.DeepEqual(got.body, a.body) || got.header.Get("Etag") != `"2"` {
 		t.Errorf("shown: %v %v", got.raw, got.header)
 	}
 }

@@ -146,7 +146,11 @@ func tokenByte(c byte) bool {
 // authorise says whether the caller may use an endpoint that is open to allowed.
 func (s *Server) authorise(c caller, allowed who) error {
 	if c.admin {
-		if allowed&administrator == 0 {
+		switch {
+		case allowed&administrator != 0:
+		case allowed&runtime == 0:
+			return refuse("purpose_not_allowed", "This endpoint tells a token of its own usage: it takes a token with purpose integration. The administrator asks GET /v1/usage?token_id=….")
+		default:
 			return refuse("purpose_not_allowed", "This endpoint is a gateway's: it takes a token with purpose gateway_runtime, not the admin token. Mint one with POST /v1/tokens and bindings.gateway_id.")
 		}
 		return nil
@@ -184,7 +188,7 @@ func instead(p abac.Purpose) string {
 	case abac.GatewayRuntime:
 		return "it may use GET /v1/whoami and /v1/runtime/… here, and nothing on a gateway. Administration takes the admin token."
 	case abac.Integration:
-		return "it may use GET /v1/whoami here, and call models at a gateway. Administration takes the admin token."
+		return "it may use GET /v1/whoami and GET /v1/whoami/usage here, and call models at a gateway. Administration takes the admin token."
 	}
 	return "it calls models at a gateway and can do nothing on the control plane. Administration takes the admin token; ask your administrator."
 }

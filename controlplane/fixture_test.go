@@ -31,6 +31,8 @@ type plane struct {
 	server *Server
 	logs   *logBuffer
 
+	settled int // requests that spend made up
+
 	mu  sync.Mutex
 	at  time.Time
 	url string

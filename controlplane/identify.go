@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -12,10 +13,10 @@ import (
 
 // identified is what is known of a string that was found somewhere: its blast radius.
 type identified struct {
-	Profile  abac.Profile `json:"profile"`
-	Reach    reach        `json:"reach"`
-	Budgets  []any        `json:"budgets"`
-	LastUsed *lastUsed    `json:"last_used"`
+	Profile  abac.Profile   `json:"profile"`
+	Reach    reach          `json:"reach"`
+	Budgets  []budgetAnswer `json:"budgets"` // of each that it names, or that applies to it
+	LastUsed *lastUsed      `json:"last_used"`
 }
 
 // reach lists patterns: ["*"] where nothing restricts, [] where nothing is reached.
@@ -43,11 +44,38 @@ func (s *Server) identifyToken(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	answer := identified{Profile: t.Profile, Reach: reachOf(&t.Profile), Budgets: []any{}}
+	answer := identified{Profile: t.Profile, Reach: reachOf(&t.Profile)}
+	if answer.Budgets, err = s.budgetsOf(c.r.Context(), &t.Profile); err != nil {
+		return 0, nil, err
+	}
 	if t.Profile.LastUsedAt != nil {
 		answer.LastUsed = &lastUsed{*t.Profile.LastUsedAt, t.LastUsedGateway}
 	}
 	return http.StatusOK, answer, nil
+}
+
+// budgetsOf says where the budgets stand that a token's calls are charged to.
+func (s *Server) budgetsOf(ctx context.Context, p *abac.Profile) ([]budgetAnswer, error) {
+	if p.Purpose == abac.GatewayRuntime {
+		return []budgetAnswer{}, nil // it makes no calls
+	}
+	ids := make([]string, len(p.Bindings.Budgets))
+	for i := range ids {
+		ids[i] = p.Bindings.Budgets[i].ID
+	}
+	team := ""
+	if p.Bindings.TeamID != nil {
+		team = *p.Bindings.TeamID
+	}
+	records, err := s.store.BudgetsOf(ctx, p.OrgID, ids, team)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]store.Budget, len(records))
+	for i, r := range records {
+		list[i] = store.Budget{OrgID: p.OrgID, Record: r}
+	}
+	return s.standings(ctx, p.OrgID, list)
 }
 
 var errNoDigest = refuse("token_not_found", "No token has this digest.").at("sha256")

@@ -21,19 +21,24 @@ POST   /v1/tokens/{id}/quarantine 200       401  401     401     403     403    
 POST   /v1/tokens/{id}/release   200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 POST   /v1/tokens/{id}/revoke    200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 DELETE /v1/tokens/{id}           200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+GET    /v1/budgets               200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+GET    /v1/budgets/{id}          200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+PUT    /v1/budgets/{id}          200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+POST   /v1/budgets/{id}/top-up   200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+GET    /v1/usage                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/gateways              200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/audit                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/whoami                200        401  401     401     403     200         200     200   nyv   exp     rev     rev
+GET    /v1/whoami/usage          403        401  401     401     403     200         403     403   nyv   exp     rev     rev
 POST   /v1/runtime/resolve       403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 GET    /v1/runtime/watch         403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/report        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/leases        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/settlements   403        401  401     401     403     403         200     200   nyv   exp     rev     rev
-GET    /v1/budgets               404        401  401     401     404     404         404     404   404   404     404     404
-GET    /v1/usage                 404        401  401     401     404     404         404     404   404   404     404     404
-GET    /v1/whoami/usage          404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/tokens/import         405        401  401     401     405     405         405     405   405   405     405     405
 GET    /v1/runtime/snapshot      404        401  401     401     404     404         404     404   404   404     404     404
+POST   /v1/budgets               405        401  401     401     405     405         405     405   405   405     405     405
+DELETE /v1/budgets/{id}          405        401  401     401     405     405         405     405   405   405     405     405
 GET    /                         404        401  401     401     404     404         404     404   404   404     404     404
 GET    //v1/tokens               404        401  401     401     404     404         404     404   404   404     404     404
 GET    /v1/tokens/               404        401  401     401     404     404         404     404   404   404     404     404
@@ -74,17 +79,26 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 					"POST /v1/runtime/resolve": fields{"sha256": sha(secret)},
 					"POST /v1/runtime/report":  fields{"instance": "i"},
 
-					"POST /v1/runtime/leases":      fields{"session": "ls_" + name, "seq": 1},
-					"POST /v1/runtime/settlements": fields{},
+					"PUT /v1/budgets/{id}":         fields{"limit": "2"},
+					"POST /v1/budgets/{id}/top-up": fields{"amount": "1", "key": "k"},
+
+					"POST /v1/runtime/leases": fields{"session": "ls_" + name, "seq": 1,
+						"needs": [][]fields{{{"budget": id, "window": "current", "amount": 1}}}},
+					"POST /v1/runtime/settlements": fields{"settlements": []fields{{"id": name, "at": p.now(), "token_id": id,
+						"requests": 1, "budgets": []fields{{"budget": id, "amount": 1}}}}},
 				}[method+" "+path]
-				before := p.must(200, "GET", "/v1/tokens/"+id, nil).raw
+				p.must(201, "PUT", "/v1/budgets/"+id, fields{"unit": "usd", "window": "day", "limit": "1"})
+				things := func() string {
+					return p.must(200, "GET", "/v1/tokens/"+id, nil).raw + p.must(200, "GET", "/v1/budgets/"+id, nil).raw
+				}
+				before := things()
 				a := p.call(bearer, method, strings.ReplaceAll(path, "{id}", id), body)
 				if got := fmt.Sprintf("%d %s", a.status, a.code()); got != cells[row[2+i]] {
 					t.Fatalf("got %s, want %s: %s", got, cells[row[2+i]], a.raw)
 				}
 				checkShape(t, a)
-				if after := p.must(200, "GET", "/v1/tokens/"+id, nil).raw; a.status >= 400 && after != before {
-					t.Fatalf("a refused call changed the token:\n%s\n%s", before, after)
+				if after := things(); a.status >= 400 && after != before {
+					t.Fatalf("a refused call changed the token or the budget:\n%s\n%s", before, after)
 				}
 			})
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/controlplane/store"
 )
 
@@ -29,36 +30,49 @@ func (s *Server) patchToken(c *call) (int, any, error) {
 	}
 	ctx := c.r.Context()
 	var p abac.Profile
-	err = s.store.Update(ctx, s.now(), func(tx *store.Tx) error {
+	err = s.change(ctx, &p.OrgID, func(tx *store.Tx) ([]budget.Recall, error) {
 		t, err := tx.Token(ctx, c.token)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		before := t.Profile
 		if before.Status == abac.Revoked {
-			return errRevoked(&before)
+			return nil, errRevoked(&before)
 		}
 		if wanted != nil && !slices.Contains(wanted, before.Revision) {
-			return refuse("revision_mismatch", "The token is at revision %d by now. Read it again and decide anew.", before.Revision)
+			return nil, refuse("revision_mismatch", "The token is at revision %d by now. Read it again and decide anew.", before.Revision)
 		}
 		if p, err = patched(before, c.body); err != nil {
-			return err
+			return nil, err
+		}
+		var recalls []budget.Recall
+		if namesBudgets(c.body) {
+			if recalls, err = s.bound(c, tx, &p); err != nil {
+				return nil, err
+			}
 		}
 		if same(&before, &p) {
-			return nil
+			return recalls, nil
 		}
 		t.Profile = p
 		if err := tx.Change(ctx, &t, eventUpdated); err != nil {
-			return err
+			return nil, err
 		}
 		p = t.Profile
-		return audit(ctx, tx, change{c.who.name(), eventUpdated, &before, &p})
+		return recalls, audit(ctx, tx, change{c.who.name(), eventUpdated, &before, &p})
 	})
 	if err != nil {
 		return 0, nil, err
 	}
 	c.etag(&p)
 	return http.StatusOK, p, nil
+}
+
+// namesBudgets says whether a patch brings budgets. What a token is bound to already
+// is not compared again: the budget may have been changed since.
+func namesBudgets(o object) bool {
+	b, _ := o["bindings"].(object)
+	return b["budgets"] != nil
 }
 
 func errRevoked(p *abac.Profile) error {

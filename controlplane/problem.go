@@ -69,6 +69,8 @@ var codes = map[string]meaning{
 	"body_too_large":             {http.StatusRequestEntityTooLarge, kindInvalid},
 	"unsupported_media_type":     {http.StatusUnsupportedMediaType, kindInvalid},
 	"token_not_found":            {http.StatusNotFound, kindInvalid},
+	"budget_not_found":           {http.StatusNotFound, kindInvalid},
+	"budget_conflict":            {http.StatusConflict, kindInvalid},
 	codeTargetRevoked:            {http.StatusConflict, kindInvalid},
 	"token_not_quarantined":      {http.StatusConflict, kindInvalid},
 	codeSessionClosed:            {http.StatusConflict, kindInvalid},

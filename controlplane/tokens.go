@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/controlplane/store"
 	"github.com/keeptrusts/gateway/token"
 )
@@ -24,9 +25,16 @@ const (
 	eventQuarantined = "token.quarantined"
 	eventReleased    = "token.released"
 	eventMisplaced   = "credential.misplaced"
+
+	eventBudgetCreated  = "budget.created"
+	eventBudgetChanged  = "budget.changed"
+	eventBudgetToppedUp = "budget.topped_up"
 )
 
-var events = []string{eventCreated, eventUpdated, eventRotated, eventRevoked, eventQuarantined, eventReleased, eventMisplaced}
+var events = []string{
+	eventCreated, eventUpdated, eventRotated, eventRevoked, eventQuarantined, eventReleased, eventMisplaced,
+	eventBudgetCreated, eventBudgetChanged, eventBudgetToppedUp,
+}
 
 // minted is the one answer that holds a token's string.
 type minted struct {
@@ -40,12 +48,15 @@ func (s *Server) createToken(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	var answer minted
-	err = s.store.Update(c.r.Context(), s.now(), func(tx *store.Tx) error {
-		answer, err = s.mint(c, tx, p)
+	err = s.change(c.r.Context(), &p.OrgID, func(tx *store.Tx) ([]budget.Recall, error) {
+		recalls, err := s.bound(c, tx, &p)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return audit(c.r.Context(), tx, change{c.who.name(), eventCreated, nil, &answer.Profile})
+		if answer, err = s.mint(c, tx, p); err != nil {
+			return nil, err
+		}
+		return recalls, audit(c.r.Context(), tx, change{c.who.name(), eventCreated, nil, &answer.Profile})
 	})
 	return http.StatusCreated, answer, err
 }
@@ -130,12 +141,6 @@ func validate(p *abac.Profile) error {
 	}
 	if problem := invalid(abac.Validate(p)); problem != nil {
 		return problem
-	}
-	for i, budget := range b.Budgets {
-		if budget.Limit == "" {
-			return refuse("unknown_budget", "There is no such budget; a binding with limit, unit and window makes it.").
-				at("bindings.budgets[" + strconv.Itoa(i) + "].id")
-		}
 	}
 	return nil
 }
