@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,10 +24,16 @@ type plane struct {
 	mu      sync.Mutex
 	ledgers map[*budget.Ledger]bool
 	calls   int
+
+	delay  time.Duration // one way
+	single atomic.Int64  // what a call takes, where they queue; 0: they don't
+	queued func(n int64)
+	queue  atomic.Int64
+	turn   chan struct{}
 }
 
 func newPlane(t testing.TB) *plane {
-	p := &plane{t: t, path: filepath.Join(t.TempDir(), "plane.db"), ledgers: map[*budget.Ledger]bool{}}
+	p := &plane{t: t, path: filepath.Join(t.TempDir(), "plane.db"), ledgers: map[*budget.Ledger]bool{}, turn: make(chan struct{}, 1)}
 	p.open()
 	t.Cleanup(func() { p.store.Close() })
 	return p
@@ -88,6 +95,39 @@ type gateway struct {
 }
 
 func (g gateway) Leases(ctx context.Context, c *budget.Call) (*budget.Answer, error) {
+	if g.single.Load() > 0 {
+		return g.inTurn(ctx, c)
+	}
+	time.Sleep(g.delay)
+	defer time.Sleep(g.delay)
+	return g.call(ctx, c)
+}
+
+// inTurn takes its time, one call after another, whether or not somebody still waits.
+func (g gateway) inTurn(ctx context.Context, c *budget.Call) (*budget.Answer, error) {
+	type result struct {
+		answer *budget.Answer
+		err    error
+	}
+	done := make(chan result, 1)
+	g.queued(g.queue.Add(1))
+	go func() {
+		g.turn <- struct{}{}
+		time.Sleep(time.Duration(g.single.Load()))
+		answer, err := g.call(context.Background(), c)
+		<-g.turn
+		g.queue.Add(-1)
+		done <- result{answer, err}
+	}()
+	select {
+	case r := <-done:
+		return r.answer, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (g gateway) call(ctx context.Context, c *budget.Call) (*budget.Answer, error) {
 	answer, recalls, err := g.store.Leases(ctx, testOrg, g.id, c)
 	g.mu.Lock()
 	defer g.mu.Unlock()

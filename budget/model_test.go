@@ -26,7 +26,7 @@ import (
 // The invariants of the protocol are checked after every step, on the database's
 // rows, on the ledgers and on what the requests truly used.
 var (
-	modelRuns  = flag.Int("model.runs", 8, "random worlds")
+	modelRuns  = flag.Int("model.runs", 4, "random worlds")
 	modelSteps = flag.Int("model.steps", 60, "steps in each")
 	modelSeed  = flag.Uint64("model.seed", 0, "of the first world; 0: by the clock")
 )
