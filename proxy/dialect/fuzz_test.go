@@ -3,6 +3,7 @@ package dialect
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -11,12 +12,17 @@ import (
 // and Append's output is accepted again, with the edit in it and nothing else.
 func FuzzReadChat(f *testing.F) {
 	for _, b := range disputed()[:200] {
-		f.Add(b, "up", true)
+		f.Add(b, "up", true, int64(0), uint8(0))
 	}
-	f.Add([]byte(`{"model":"m","stream_options":{"x":{"include_usage":1},"include_usage":null}}`), "a\"\\\x01é", true)
-	f.Add([]byte(` { "stream_options" : null , "model" : "m" } `), "", true)
-	f.Add([]byte(`{"stream_options":{ },"model":"\u006d"}`), "n", false)
-	f.Fuzz(func(t *testing.T, body []byte, model string, usage bool) {
+	for _, g := range goldens(f, "tools.jsonl")[:2] {
+		f.Add([]byte(`{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"hi\u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,A"}}]}],"tools":`+g.text+`}`), "", true, int64(7), uint8(1))
+	}
+	f.Add([]byte(`{"max_tokens":null,"model":"m","max_completion_tokens": 5,"n":2}`), "up", true, int64(1), uint8(0))
+	f.Add([]byte(`{"messages":[{"content":"x"},{"content":null,"tool_calls":[{"function":{"arguments":"{}"}}]}],"model":"m"}`), "", false, int64(1<<31-1), uint8(2))
+	f.Add([]byte(`{"model":"m","stream_options":{"x":{"include_usage":1},"include_usage":null}}`), "a\"\\\x01é", true, int64(16), uint8(1))
+	f.Add([]byte(` { "stream_options" : null , "model" : "m" } `), "", true, int64(16), uint8(1))
+	f.Add([]byte(`{"stream_options":{ },"model":"\u006d"}`), "n", false, int64(16), uint8(1))
+	f.Fuzz(func(t *testing.T, body []byte, model string, usage bool, limit int64, field uint8) {
 		var c Call
 		if p := ReadChat(body, &c); p != nil {
 			if p.Code == "" || p.Message == "" {
@@ -25,7 +31,8 @@ func FuzzReadChat(f *testing.F) {
 			return
 		}
 		checkRead(t, body, &c)
-		e := Edit{Model: strings.ToValidUTF8(model, ""), IncludeUsage: usage}
+		checkBound(t, body, &c)
+		e := Edit{Model: strings.ToValidUTF8(model, ""), IncludeUsage: usage, OutputLimit: limit % (maxLimit + 1), OutputField: limitFields[int(field)%len(limitFields)]}
 		if len(e.Model) > maxModel || strings.ContainsFunc(e.Model, isControl) {
 			e.Model = ""
 		}
@@ -42,7 +49,7 @@ func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
 
 func checkRead(t *testing.T, body []byte, c *Call) {
 	t.Helper()
-	want := reading{string(c.Model), c.Stream, c.IncludeUsage}
+	want := readingOf(c)
 	if got := readByGo(t, body).normal(); got != want {
 		t.Fatalf("%q: read %v, by encoding/json %v", body, want, got)
 	}
@@ -74,8 +81,22 @@ func checkEdit(t *testing.T, body, out []byte, e Edit) {
 	if e.Model != "" && string(c.Model) != e.Model || e.IncludeUsage && !c.IncludeUsage {
 		t.Fatalf("%q edited to %q: not by %+v", body, out, e)
 	}
-	if e == (Edit{}) && !bytes.Equal(body, out) {
+	if e.Model == "" && !e.IncludeUsage && e.OutputLimit <= 0 && !bytes.Equal(body, out) {
 		t.Fatalf("%q became %q without an edit", body, out)
+	}
+	var before Call
+	ReadChat(body, &before)
+	for i, field := range limitFields {
+		want := before.limit(i)
+		if want < 0 && field == e.OutputField && e.OutputLimit > 0 {
+			want = e.OutputLimit
+		}
+		if c.limit(i) != want {
+			t.Fatalf("%q edited to %q: %s is %d, want %d", body, out, field, c.limit(i), want)
+		}
+	}
+	if c.N != before.N {
+		t.Fatalf("%q edited to %q: n is %d", body, out, c.N)
 	}
 	var was, is map[string]json.RawMessage
 	if json.Unmarshal(body, &was) != nil || json.Unmarshal(out, &is) != nil {
@@ -94,6 +115,10 @@ func checkEdit(t *testing.T, body, out []byte, e Edit) {
 		delete(wasIn, "include_usage")
 		delete(isIn, "include_usage")
 	}
+	if before.limit(limitIndex(e.OutputField)) < 0 && e.OutputLimit > 0 {
+		delete(was, e.OutputField)
+		delete(is, e.OutputField)
+	}
 	for _, pair := range [][2]map[string]json.RawMessage{{was, is}, {wasIn, isIn}} {
 		if len(pair[0]) != len(pair[1]) {
 			t.Fatalf("%q edited to %q: keys came or went", body, out)
@@ -103,6 +128,44 @@ func checkEdit(t *testing.T, body, out []byte, e Edit) {
 				t.Fatalf("%q edited to %q: %q changed", body, out, k)
 			}
 		}
+	}
+}
+
+func limitIndex(field string) int { return slices.Index(limitFields[:], field) }
+
+// checkBound says whether the bound is under the texts of the messages, as a plain
+// decoder reads them.
+func checkBound(t *testing.T, body []byte, c *Call) {
+	t.Helper()
+	b := c.Bound(body)
+	if b.Input < tokensOfCall || b.Input > int64(len(body))*2*tokensOfMessage+tokensOfTools+int64(len(body)/8)*tokensOfFile+tokensOfFile {
+		t.Fatalf("%q: %+v", body, b)
+	}
+	var v struct {
+		Messages []struct{ Content any }
+	}
+	if b.Outside || json.Unmarshal(body, &v) != nil {
+		return
+	}
+	least := int64(0)
+	for _, m := range v.Messages {
+		switch content := m.Content.(type) {
+		case string:
+			least += int64(len(content))
+		case []any:
+			for _, part := range content {
+				if o, ok := part.(map[string]any); ok {
+					text, _ := o["text"].(string)
+					least += int64(len(text))
+					if _, ok := o["image_url"]; ok && o["image_url"] != nil {
+						least += tokensOfImage
+					}
+				}
+			}
+		}
+	}
+	if b.Input < least {
+		t.Fatalf("%q: bound %d, its texts have %d", body, b.Input, least)
 	}
 }
 

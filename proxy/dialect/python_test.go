@@ -30,7 +30,7 @@ func TestWhatReadChatAcceptsOthersReadAlike(t *testing.T) {
 			continue
 		}
 		accepted++
-		want := reading{Model: string(c.Model), Stream: c.Stream, Usage: c.IncludeUsage}
+		want := readingOf(&c)
 		if got := python[i].normal(); got != want {
 			t.Errorf("%.200q\nread here %v, by Python %v", body, want, got)
 		}
@@ -50,14 +50,25 @@ type reading struct {
 	Model  any `json:"model"`
 	Stream any `json:"stream"`
 	Usage  any `json:"usage"`
+
+	MaxTokens           any `json:"max_tokens"`
+	MaxCompletionTokens any `json:"max_completion_tokens"`
+	MaxOutputTokens     any `json:"max_output_tokens"`
+	N                   any `json:"n"`
+}
+
+func readingOf(c *Call) reading {
+	return reading{string(c.Model), c.Stream, c.IncludeUsage, float64(c.MaxTokens), float64(c.MaxCompletionTokens), float64(c.MaxOutputTokens), float64(c.N)}
 }
 
 func (r reading) normal() reading {
-	if r.Stream == nil {
-		r.Stream = false
-	}
-	if r.Usage == nil {
-		r.Usage = false
+	for _, absent := range []struct {
+		field *any
+		is    any
+	}{{&r.Stream, false}, {&r.Usage, false}, {&r.MaxTokens, -1.0}, {&r.MaxCompletionTokens, -1.0}, {&r.MaxOutputTokens, -1.0}, {&r.N, 1.0}} {
+		if *absent.field == nil {
+			*absent.field = absent.is
+		}
 	}
 	return r
 }
@@ -98,11 +109,21 @@ func readByGo(t *testing.T, body []byte) reading {
 		Options struct {
 			Usage bool `json:"include_usage"`
 		} `json:"stream_options"`
+		MaxTokens           *int64 `json:"max_tokens"`
+		MaxCompletionTokens *int64 `json:"max_completion_tokens"`
+		MaxOutputTokens     *int64 `json:"max_output_tokens"`
+		N                   *int64 `json:"n"`
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
 		t.Errorf("%.200q: accepted here, not by encoding/json: %v", body, err)
 	}
-	return reading{v.Model, v.Stream, v.Options.Usage}
+	number := func(n *int64) any {
+		if n == nil {
+			return nil
+		}
+		return float64(*n)
+	}
+	return reading{v.Model, v.Stream, v.Options.Usage, number(v.MaxTokens), number(v.MaxCompletionTokens), number(v.MaxOutputTokens), number(v.N)}
 }
 
 // disputed makes bodies over which parsers part, and some over which none does.
@@ -115,16 +136,20 @@ func disputed() [][]byte {
 		"model":          {`model`, `MODEL`, `Model`, `mode\u006c`, `\u006dodel`, `mode\u004c`, `mo\u0064el`, `model `, `model\u0000`, `m\u043edel`},
 		"stream":         {`stream`, `Stream`, `ſtream`, `\u017ftream`, `\u0073tream`, `STREAM`, `stream\u200b`},
 		"stream_options": {`stream_options`, `Stream_Options`, `ſtream_optionſ`, `stream\u005foptions`},
+		"max_tokens":     {`max_tokens`, `Max_Tokens`, `max_toKens`, `max_tokenſ`, `max_to\u006bens`, `max_to\u212aens`, `max_tokens_`},
+		"n":              {`n`, `N`, `\u006e`, `ｎ`, `ñ`},
 	}
 	values := map[string][2]string{
 		"model":          {`"cheap"`, `"forbidden"`},
 		"stream":         {`false`, `true`},
 		"stream_options": {`{}`, `{"include_usage":true}`},
+		"max_tokens":     {`16`, `4096`},
+		"n":              {`1`, `2`},
 	}
-	for _, field := range []string{"model", "stream", "stream_options"} {
+	for _, field := range []string{"model", "stream", "stream_options", "max_tokens", "n"} {
 		v := values[field]
 		for _, a := range spellings[field] {
-			add(`{"%s":%s,"n":1}`, a, v[1])
+			add(`{"%s":%s,"x":1}`, a, v[1])
 			add(`{"model":"m","x":[],"%s":%s}`, a, v[1])
 			for _, b := range spellings[field] {
 				add(`{"%s":%s,"%s":%s}`, a, v[0], b, v[1])
@@ -145,6 +170,9 @@ func disputed() [][]byte {
 		add(`{"model":"m","stream":%s}`, v)
 		add(`{"model":"m","stream_options":%s}`, v)
 		add(`{"model":"m","stream_options":{"include_usage":%s}}`, v)
+		for _, field := range []string{"max_tokens", "max_completion_tokens", "max_output_tokens", "n"} {
+			add(`{"model":"m","%s":%s}`, field, v)
+		}
 		add(`{"model":"m","other":%s}`, v)
 		add(`{"model":"m","other":[%s]}`, v)
 	}
@@ -198,7 +226,7 @@ func disputed() [][]byte {
 
 	// A byte changed, put in or taken out.
 	rng := rand.New(rand.NewPCG(1, 2))
-	const whole = `{"messages":[{"role":"user","content":"h\u00e9\n\"x\""}],"model":"m","stream":true,"n":-1.5e3,"stream_options":{"include_usage":true}}`
+	const whole = `{"messages":[{"role":"user","content":"h\u00e9\n\"x\""}],"model":"m","stream":true,"n":128,"max_tokens":2147483647,"temperature":-1.5e3,"stream_options":{"include_usage":true}}`
 	const odd = "\"\\{}[]:,'0e.-tu/ \x00\n\x80\xc3"
 	for range 2000 {
 		b := []byte(whole)

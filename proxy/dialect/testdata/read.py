@@ -8,6 +8,11 @@ def plain(v):
     return v if v is None or isinstance(v, (str, bool)) else "a " + type(v).__name__
 
 
+def whole(v):
+    """A whole number as such; True is one in Python and none in JSON."""
+    return v if type(v) is int and abs(v) < 1 << 53 else plain(v)
+
+
 sys.set_int_max_str_digits(0)
 for line in sys.stdin:
     try:
@@ -19,4 +24,8 @@ for line in sys.stdin:
         continue
     options = got.get("stream_options")
     usage = options.get("include_usage") if isinstance(options, dict) else None
-    print(json.dumps({"model": plain(got.get("model")), "stream": plain(got.get("stream")), "usage": plain(usage)}))
+    print(json.dumps({
+        "model": plain(got.get("model")), "stream": plain(got.get("stream")), "usage": plain(usage),
+        "max_tokens": whole(got.get("max_tokens")), "max_completion_tokens": whole(got.get("max_completion_tokens")),
+        "max_output_tokens": whole(got.get("max_output_tokens")), "n": whole(got.get("n")),
+    }))
