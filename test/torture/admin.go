@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -119,7 +120,7 @@ func (a *admin) budgets(ctx context.Context) (map[string]standing, error) {
 			Data []shown
 			Next *string `json:"next_cursor"`
 		}
-		if err := a.ask(ctx, http.MethodGet, "/v1/budgets?limit=100&cursor="+cursor, nil, &page); err != nil {
+		if err := a.ask(ctx, http.MethodGet, "/v1/budgets?limit=100"+cursor, nil, &page); err != nil {
 			return nil, err
 		}
 		for _, w := range page.Data {
@@ -132,7 +133,7 @@ func (a *admin) budgets(ctx context.Context) (map[string]standing, error) {
 		if page.Next == nil || *page.Next == "" {
 			return all, nil
 		}
-		cursor = *page.Next
+		cursor = "&cursor=" + url.QueryEscape(*page.Next)
 	}
 }
 
