@@ -54,9 +54,12 @@ func budgetOf(b *store.Budget, at store.Standing) budgetAnswer {
 }
 
 func (s *Server) listBudgets(c *call) (int, any, error) {
-	q, err := query(c, "org_id", "cursor", "limit")
+	q, err := query(c, "org_id", "token_id", "cursor", "limit")
 	if err != nil {
 		return 0, nil, err
+	}
+	if id := q.get("token_id"); id != "" {
+		return s.listBudgetsOf(c, q, id)
 	}
 	org, after := orgOr(q.get("org_id")), q.get("cursor")
 	if after != "" && !abac.ValidID(after) {
@@ -69,6 +72,19 @@ func (s *Server) listBudgets(c *call) (int, any, error) {
 	list, next := cut(list, q.limit, func(b store.Budget) string { return b.ID })
 	data, err := s.standings(c.r.Context(), org, list)
 	return http.StatusOK, page{data, next}, err
+}
+
+// listBudgetsOf lists what a token's calls are charged to, in one page.
+func (s *Server) listBudgetsOf(c *call, q params, id string) (int, any, error) {
+	t, err := s.store.Token(c.r.Context(), id)
+	if err == nil && q.get("org_id") != "" && q.get("org_id") != t.Profile.OrgID {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	data, err := s.budgetsOf(c.r.Context(), &t.Profile)
+	return http.StatusOK, page{data, nil}, err
 }
 
 // standings joins budgets of one org with where they stand.

@@ -171,6 +171,16 @@ func TestOneIDIsOneBudgetInEachOrg(t *testing.T) {
 	}
 }
 
+func TestBudgetsOfATokenThatIsNotThere(t *testing.T) {
+	p := newPlane(t)
+	id, _ := p.mint("general", nil)
+	for _, query := range []string{"token_id=tok_none", "token_id=" + id + "&org_id=org_b"} {
+		if a := p.admin("GET", "/v1/budgets?"+query, nil); a.status != 404 || a.code() != "token_not_found" {
+			t.Errorf("?%s: %d %s", query, a.status, a.raw)
+		}
+	}
+}
+
 func TestATopUpCountsOnceAKey(t *testing.T) {
 	p := newPlane(t)
 	p.must(201, "PUT", "/v1/budgets/b", fields{"unit": "usd", "window": "day", "limit": "5"})
@@ -359,8 +369,11 @@ func TestIdentifyTellsWhereItsBudgetsStand(t *testing.T) {
 		{"a gateway spends nothing", "gateway_runtime", fields{"gateway_id": "gw"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, secret := p.mint(tt.purpose, tt.bindings)
+			id, secret := p.mint(tt.purpose, tt.bindings)
 			a := p.must(200, "POST", "/v1/tokens/identify", fields{"sha256": sha(secret)})
+			if list := p.must(200, "GET", "/v1/budgets?token_id="+id, nil); !reflect.DeepEqual(list.body["data"], a.body["budgets"]) {
+				t.Errorf("listed %s, identified %s", list.raw, a.raw)
+			}
 			var got []string
 			for _, v := range a.body["budgets"].([]any) {
 				b := v.(map[string]any)
