@@ -55,7 +55,7 @@ func (x *exchange) decideCall(model string) abac.Decision {
 		return x.decide(model)
 	}
 	sv, e := x.rt.served[m], x.entry
-	if noted := e.Notes.Decided.Load(); uint32(noted>>32) == sv.number {
+	if noted := e.Notes.Decided.Load(); sv.number != 0 && uint32(noted>>32) == sv.number {
 		x.ask.Model, x.ask.Targets, x.serving = model, m.AbacTargets(), sv
 		return abac.Decision{Reason: abac.Allowed, Targets: noted & (1<<32 - 1)}
 	}

@@ -1,0 +1,118 @@
+package tokencache
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/token"
+)
+
+// The front may forget, but it never returns another's entry, one that was
+// replaced, or one that was dropped.
+func TestTheFrontIsAMapThatForgets(t *testing.T) {
+	t.Parallel()
+	f := newFront(64)
+	want := map[token.Digest]*Entry{}
+	r := rand.New(rand.NewPCG(1, 2))
+	found := 0
+	for range 20_000 {
+		i := r.IntN(200)
+		d := dig(i)
+		switch r.IntN(4) {
+		case 0:
+			e := newEntry(profile(i, 1, abac.Active), d, time.Time{})
+			f.put(key(&d), e)
+			want[d] = e
+		case 1:
+			f.drop(key(&d))
+			delete(want, d)
+		default:
+			if e := f.get(key(&d), &d); e != nil {
+				if e != want[d] {
+					t.Fatalf("digest %d: another entry than the last one put", i)
+				}
+				found++
+			}
+		}
+	}
+	if found < 1000 {
+		t.Errorf("found %d: too few to say anything", found)
+	}
+	f.clear()
+	for d := range want {
+		if f.get(key(&d), &d) != nil {
+			t.Fatal("an entry is left after clear")
+		}
+	}
+}
+
+// Digests that differ only behind the words that place them are kept apart.
+func TestTheFrontComparesWholeDigests(t *testing.T) {
+	f := newFront(4)
+	a := dig(1)
+	b := a
+	b[31] ^= 1
+	f.put(key(&a), newEntry(profile(1, 1, abac.Active), a, time.Time{}))
+	if f.get(key(&b), &b) != nil {
+		t.Error("another digest's entry was returned")
+	}
+}
+
+func TestAHitOfTheFrontIsShownToTheSetNowAndThen(t *testing.T) {
+	p := &plane{}
+	p.set(dig(1), profile(1, 1, abac.Active))
+	c := open(t, p, nil)
+	d := dig(1)
+	get(t, c, d)
+	// What the set no longer has the front alone does not keep for long.
+	c.hot.set.Del(key(&d))
+	c.hot.set.Wait()
+	for range 2 * sampled {
+		get(t, c, d)
+	}
+	if n := c.metrics.miss.Load(); n != 2 {
+		t.Errorf("%d loads, want 2", n)
+	}
+}
+
+func TestALineOfAnEntryIsMadeOnce(t *testing.T) {
+	var n Notes
+	long := func(b []byte) []byte { return append(b, make([]byte, len(n.line)+1)...) }
+	write := func(b []byte) []byte { return append(b, "made once"...) }
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if got := n.Line(write); got != nil && string(got) != "made once" {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+	all.Wait()
+	if got := n.Line(long); string(got) != "made once" {
+		t.Errorf("got %q", got)
+	}
+	var full Notes
+	for range 2 {
+		if got := full.Line(long); got != nil {
+			t.Errorf("got %q", got)
+		}
+	}
+	if got := new(Notes).Line(func(b []byte) []byte { return b }); got == nil || len(got) != 0 {
+		t.Errorf("an empty line is %v", got)
+	}
+}
+
+func TestWhatTheSetDropsTheFrontDrops(t *testing.T) {
+	c := open(t, &plane{}, nil)
+	digests := fill(t, c, 10)
+	for i := range digests {
+		c.hot.of(&digests[i]).hits.Add(1) // else ristretto is asked
+		c.hot.drop(&digests[i])
+		if c.hot.get(&digests[i]) != nil {
+			t.Errorf("entry %d is there after its drop", i)
+		}
+	}
+}
