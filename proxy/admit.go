@@ -141,7 +141,7 @@ func (x *exchange) reserve() error {
 		var ok bool
 		if x.rates, ok = a.limiter.Take(x.asked, x.most.Input); !ok {
 			if a.counted {
-				if d := x.s.ledger.Spent(a.set, x.amounts(x.most.output)); d != nil && !d.Held {
+				if d := x.s.ledger.Spent(a.set, x.amounts(x.least())); d != nil && !d.Held {
 					return x.overBudget(d)
 				}
 			}

@@ -82,7 +82,7 @@ func (x *exchange) whoami() error {
 	for _, s := range x.s.standings(x.knownBudgets()) {
 		b := budgetLeft{ID: s.ID, Unit: s.Unit, Window: s.Window, Left: s.Unit.Format(s.Left)}
 		if !s.ReopensAt.IsZero() {
-			at := s.ReopensAt.UTC().Truncate(time.Second)
+			at := reopens(s.ReopensAt)
 			b.ReopensAt = &at
 		}
 		left = append(left, b)
@@ -92,6 +92,10 @@ func (x *exchange) whoami() error {
 		BudgetsLeft []budgetLeft `json:"budgets_left"`
 	}{x.policy.Profile(), left})
 }
+
+// reopens is the whole minute next to a time that came by a clock which may be off:
+// windows end on the hour.
+func reopens(t time.Time) time.Time { return t.UTC().Round(time.Minute) }
 
 func (s *Server) standings(set *budget.Set) []budget.Standing {
 	if s.ledger == nil {

@@ -133,13 +133,21 @@ func (x *exchange) bearsAll(have budget.Amounts) int64 {
 	return each
 }
 
+// least is the smallest output a choice that the call could be served with.
+func (x *exchange) least() int64 {
+	if x.most.own {
+		return x.most.output
+	}
+	return min(leastOutput, x.most.output)
+}
+
 // take reserves. A call that names no limit of its own is cut down to what its
 // budgets bear.
 func (x *exchange) take(a *allowance) error {
 	ledger, output := x.s.ledger, x.most.output
 	free := !x.most.own && (a.usd || a.tokens)
 	if free {
-		output = min(output, max(x.bearsAll(ledger.Headroom(a.set)), min(leastOutput, output)))
+		output = min(output, max(x.bearsAll(ledger.Headroom(a.set)), x.least()))
 	}
 	err := ledger.Reserve((*waiting)(x), a.set, x.amounts(output), &x.hold)
 	for tries := 0; err != nil; tries++ {
@@ -148,7 +156,7 @@ func (x *exchange) take(a *allowance) error {
 			return x.unreserved(err)
 		}
 		less := x.bearsAll(leftBy(d))
-		if less >= output || less < min(leastOutput, output) {
+		if less >= output || less < x.least() {
 			return x.unreserved(err)
 		}
 		again := x.reserveAgain(less)

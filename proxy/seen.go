@@ -88,7 +88,7 @@ func (x *exchange) overBudget(d *budget.Denied) *refusal {
 	x.denied = codeBudgetExceeded
 	opens := "It does not reopen by itself"
 	if d.ReopensIn > 0 {
-		opens = "It reopens at " + time.Now().Add(d.ReopensIn).UTC().Format(time.RFC3339)
+		opens = "It reopens at " + reopens(time.Now().Add(d.ReopensIn)).Format(time.RFC3339)
 	}
 	f := refuse(codeBudgetExceeded, "Budget %s of token %s (%s, window %s) has %s left, and this call may take up to %s. %s; ask for less, or ask your administrator to raise it or top it up.", d.Record.ID, id, amount(u, d.Record.Limit), d.Record.Window, amount(u, d.Left), amount(u, d.Need), opens)
 	f.final, f.retryAfter = true, seconds(d.ReopensIn)

@@ -103,6 +103,12 @@ func (s *stream) pump(write func() error) error {
 				return s.cut(write)
 			}
 		} else if err := s.take(); err != nil {
+			if len(s.out) > frameRoom { // what came before the fault
+				x.enter(writesClient)
+				if err := write(); err != nil {
+					return s.clientGone()
+				}
+			}
 			return s.cut(write)
 		}
 		if len(s.out) > frameRoom {

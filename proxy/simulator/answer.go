@@ -66,7 +66,7 @@ func newAnswer(c *call) answer {
 	} else {
 		a.pieces = pieces(c.script.Content, c.script.Chunks)
 	}
-	if c.limit > 0 && len(a.pieces) > c.limit {
+	if c.limit > 0 && len(a.pieces) > c.limit && !c.script.IgnoreLimit {
 		a.pieces, a.finish = a.pieces[:c.limit], "length"
 	}
 	return a

@@ -37,6 +37,8 @@ type Script struct {
 	// Chunks is the number of pieces of each choice; 0 gives one a word. Without
 	// Content as many words are made.
 	Chunks int `json:"chunks,omitempty"`
+	// IgnoreLimit answers in full, whatever limit of output the request has.
+	IgnoreLimit bool `json:"ignore_limit,omitempty"`
 	// ToolCall answers with a call of the first tool, or of one of its own.
 	ToolCall bool `json:"tool_call,omitempty"`
 
