@@ -77,7 +77,8 @@ type exchange struct {
 	prior   bill  // what earlier targets told that they used
 	emitted int64 // most output tokens of a whole answer that told no usage, or broke off
 
-	rec record.Record
+	slab slab // stays
+	rec  record.Record
 
 	life
 }
@@ -95,7 +96,8 @@ type life struct {
 
 	next, prev *exchange // in the watcher's list
 	listed     bool
-	fd         int // registered for the client's leaving; -1: not yet
+	until      int64 // when the token ends as far as is known, in Unix nanoseconds; under the watcher's lock
+	fd         int   // registered for the client's leaving; -1: not yet
 }
 
 type phase int32
@@ -115,6 +117,8 @@ const (
 	firstByteLate            // no head within limits.first_byte
 	upstreamIdle             // no byte within limits.upstream_idle
 	drained                  // limits.drain is over
+	tokenRevoked             // or quarantined
+	tokenExpired
 )
 
 // str views b as a string for as long as nobody changes b: inside an exchange.

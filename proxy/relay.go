@@ -191,6 +191,9 @@ func (x *exchange) upstreamFault(err error) error {
 	case drained:
 		return refuse(codeDraining, "This gateway is shutting down; send the request again.").closing()
 	}
+	if code, message, told := x.endedToken(); told {
+		return refuse(code, "%s", message)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return refuse(codeUpstreamTimeout, "Target %s could not be reached in time.", x.target.id)
 	}

@@ -188,6 +188,8 @@ func (s *stream) cut(write func() error) error {
 		code, message = codeUpstreamTimeout, "The provider fell silent before its answer was whole."
 	case drained:
 		code, message = codeDraining, "The gateway is shutting down; send the request again."
+	case tokenRevoked, tokenExpired:
+		code, message, _ = x.endedToken()
 	default:
 		if x.rec.Code == codeUnavailable {
 			code, message = codeUnavailable, "The control plane can't be reached, and what was reserved of the token's budgets is used up."

@@ -1,10 +1,13 @@
 package proxy
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/abac"
 )
 
 const (
@@ -25,6 +28,9 @@ type watcher struct {
 	mu   sync.Mutex
 	root exchange // head of the list, oldest first
 	byFD map[int32]*exchange
+	// Tokens that changed since the last look, and between the two before it: when
+	// they end now.
+	ends, endsBefore map[string]int64
 
 	conns connSet
 
@@ -74,6 +80,14 @@ func (w *watcher) run() {
 
 // add lists an exchange that is about to wait.
 func (w *watcher) add(x *exchange) {
+	x.life.until = x.entry.Until
+	if time.Since(x.began) >= watchEvery { // its body took long: the token may have changed meanwhile
+		now := time.Now()
+		if e := x.s.tokens.Peek(&x.entry.Digest, now); e != nil && e.ID == x.entry.ID {
+			x.life.until = e.Until
+		}
+		x.outlived(now.UnixNano())
+	}
 	w.mu.Lock()
 	x.life.listed = true
 	x.life.prev, x.life.next = w.root.prev, &w.root
@@ -103,7 +117,9 @@ func (w *watcher) remove(x *exchange) {
 func (w *watcher) look(now int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	clock := time.Now().UnixNano()
 	for x := w.root.next; x != &w.root; x = x.life.next {
+		w.lookToken(x, clock)
 		if x.life.fd < 0 && time.Since(x.began) >= watchedFrom {
 			w.watch(x)
 		}
@@ -121,6 +137,76 @@ func (w *watcher) look(now int64) {
 			}
 		}
 	}
+	w.ends, w.endsBefore = nil, w.ends
+}
+
+// lookToken ends an exchange whose token ended, and then the connection of a client
+// that does not even take the end.
+func (w *watcher) lookToken(x *exchange, clock int64) {
+	if len(w.ends)+len(w.endsBefore) > 0 {
+		if until, ok := w.ends[x.entry.ID]; ok {
+			x.life.until = until
+		} else if until, ok := w.endsBefore[x.entry.ID]; ok {
+			x.life.until = until
+		}
+	}
+	if !x.outlived(clock) || x.client == nil {
+		return
+	}
+	if from := x.client.limits.writing.Load(); from != 0 && int64(time.Since(w.start))-from > int64(watchEvery) {
+		_ = x.client.SetLinger(0)
+		_ = x.client.TCPConn.Close()
+	}
+}
+
+// outlived aborts an exchange whose token ended, and says whether it did.
+func (x *exchange) outlived(clock int64) bool {
+	switch {
+	case x.s.tokens.Revoked(x.entry):
+		x.abort(tokenRevoked)
+	case clock >= x.life.until:
+		x.abort(tokenExpired)
+	default:
+		return false
+	}
+	return true
+}
+
+const maxEnds = 100_000 // tokens that changed between two looks; of more the expiry is met at their next request
+
+// TokenChanged tells what a token is now: calls that are under way on it end when
+// it does. Revocations are seen in the cache.
+func (s *Server) TokenChanged(p *abac.Profile) {
+	until := int64(math.MaxInt64)
+	if p.ExpiresAt != nil {
+		_, until = abac.Compile(p).Window()
+	}
+	w := s.watcher
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ends == nil {
+		w.ends = make(map[string]int64)
+	}
+	if len(w.ends) < maxEnds {
+		w.ends[p.ID] = until
+	}
+}
+
+// The codes with which a call ends that outlived its token; reasons of a decision too.
+const (
+	codeTokenRevoked = "token_revoked"
+	codeTokenExpired = "token_expired"
+)
+
+// endedToken says why; told is false where the token is not the cause.
+func (x *exchange) endedToken() (code, message string, told bool) {
+	switch x.aborted() {
+	case tokenRevoked:
+		return codeTokenRevoked, "Token " + x.entry.ID + " was revoked or quarantined while the call ran. Ask your administrator for a new one.", true
+	case tokenExpired:
+		return codeTokenExpired, "Token " + x.entry.ID + " expired while the call ran. Ask your administrator to rotate it.", true
+	}
+	return "", "", false
 }
 
 // watch registers the client's socket. RDHUP is the peer's FIN; peeking instead
