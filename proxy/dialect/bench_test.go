@@ -70,6 +70,17 @@ func BenchmarkMeterNext(b *testing.B) {
 	}
 }
 
+// Two choices by turns: no chunk is like the last.
+func BenchmarkMeterNextUnlike(b *testing.B) {
+	chunks := [2][]byte{[]byte(plainChunk), []byte(strings.Replace(plainChunk, `"index":0`, `"index":1`, 1))}
+	b.ReportAllocs()
+	var m Meter
+	m.Reset(true)
+	for i := 0; b.Loop(); i++ {
+		m.Next(chunks[i&1])
+	}
+}
+
 func BenchmarkReadUsage(b *testing.B) {
 	body := []byte(wholeAnswer)
 	b.SetBytes(int64(len(body)))

@@ -179,6 +179,8 @@ func FuzzMeter(f *testing.F) {
 	}
 	f.Add([]byte("data: {\"choices\":[],\ndata:\"usage\"\ndata: :{\"prompt_tokens\":1}}\n\n"), []byte{9}, true)
 	f.Add([]byte("event: x\ndata\nid: 1\n\n"+told), []byte{4, 4}, false)
+	f.Add([]byte(strings.Repeat(plainChunk, 3)+askedChunk+usageChunk+"data: [DONE]\n\n"), []byte{250, 7, 0, 90}, true)
+	f.Add([]byte(chunkOf(`[{"index":1,"delta":{"content":"ab"},"finish_reason":"stop"},{"index":0,"delta":{"reasoning":["c",{"d":"e"}]}}]`)+deltaOf(`{"role":"x","content":"y"}`)+deltaOf(`{"role":"x","content":""}`)), []byte{99}, false)
 	f.Add([]byte("\n\r\r\n\n"+told+"\r\r\ndata:[DONE]\r\r"), []byte{1}, true)
 	f.Fuzz(func(t *testing.T, stream, cuts []byte, takeOut bool) {
 		var whole, bytewise, cut Meter
@@ -222,6 +224,12 @@ func checkPieces(t *testing.T, m, whole *Meter, stream []byte, want string, size
 	if wu, wok := whole.Usage(); u != wu || ok != wok {
 		t.Fatalf("%q in pieces: %+v %v, whole %+v %v", stream, u, ok, wu, wok)
 	}
+	if m.tally != whole.tally {
+		t.Fatalf("%q in pieces: %+v, whole %+v", stream, m.tally, whole.tally)
+	}
+	if got, want := m.FinishLength(nil, true, u, "c"), whole.FinishLength(nil, true, u, "c"); !bytes.Equal(got, want) {
+		t.Fatalf("%q in pieces ends with %q, whole with %q", stream, got, want)
+	}
 }
 
 // checkMeter compares with the plainest reading of the events' specification.
@@ -229,7 +237,8 @@ func checkMeter(t *testing.T, m *Meter, stream []byte, out string, takeOut bool)
 	t.Helper()
 	var kept strings.Builder
 	var usage Usage
-	known := false
+	known, clear := false, true
+	text := int64(0)
 	for _, e := range splitEvents(string(stream)) {
 		var data []string
 		for _, line := range strings.FieldsFunc(e, func(r rune) bool { return r == '\n' || r == '\r' }) {
@@ -237,7 +246,12 @@ func checkMeter(t *testing.T, m *Meter, stream []byte, out string, takeOut bool)
 				data = append(data, strings.TrimPrefix(v, " "))
 			}
 		}
-		u, ok, only := readUsage([]byte(strings.Join(data, "\n")))
+		joined := []byte(strings.Join(data, "\n"))
+		if len(joined) > 0 && string(joined) != "[DONE]" {
+			n, ok := plainTally(joined)
+			text, clear = text+n, clear && ok
+		}
+		u, ok, only := readUsage(joined)
 		if ok {
 			usage, known = u, true
 		}
@@ -247,6 +261,9 @@ func checkMeter(t *testing.T, m *Meter, stream []byte, out string, takeOut bool)
 	}
 	if kept.String() != out {
 		t.Fatalf("%q: %q came out, %q should", stream, out, kept.String())
+	}
+	if clear && m.tally.text != text {
+		t.Fatalf("%q: %d bytes of text counted, %d are there", stream, m.tally.text, text)
 	}
 	if u, ok := m.Usage(); ok != known || u != usage {
 		t.Fatalf("%q: metered %+v %v, the events tell %+v %v", stream, u, ok, usage, known)
