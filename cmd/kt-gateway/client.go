@@ -71,13 +71,18 @@ type apiRequest struct {
 	in, out      any
 }
 
+// unanswered is the error of a call that may have had its effect all the same.
+type unanswered struct{ error }
+
+func (e unanswered) Unwrap() error { return e.error }
+
 func (a *adminFlags) explain(err error) error {
 	if err == nil {
 		return nil
 	}
 	var api *controlplane.APIError
 	if !errors.As(err, &api) {
-		return fmt.Errorf("no answer from the control plane at %s: %w", a.url, plain(err))
+		return unanswered{fmt.Errorf("no answer from the control plane at %s: %w", a.url, plain(err))}
 	}
 	if api.Status == http.StatusUnauthorized {
 		return fmt.Errorf("the control plane at %s refuses this admin token: use the one it was started with (KEEPTRUSTS_ADMIN_TOKEN, or the %s of its data folder)", a.url, adminTokenFile)

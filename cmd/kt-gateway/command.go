@@ -47,8 +47,8 @@ func newCommand(name, args, short string) *command {
 func commands() []*command {
 	return slices.Concat(
 		[]*command{devCommand(), runCommand(), controlPlaneCommand()},
-		tokenCommands(),
-		[]*command{priceCommand(), explainCommand(), checkCommand(), healthCommand(), versionCommand()},
+		tokenCommands(), budgetCommands(),
+		[]*command{usageCommand(), priceCommand(), explainCommand(), checkCommand(), healthCommand(), versionCommand()},
 	)
 }
 

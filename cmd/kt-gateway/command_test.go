@@ -79,6 +79,8 @@ func TestBudgetsAsTheyAreWritten(t *testing.T) {
 		{give: "usd=5.00/day", want: abac.BudgetBinding{ID: "*", Limit: "5.00", Unit: "usd", Window: "day"}},
 		{give: "team:tokens=100/month", want: abac.BudgetBinding{ID: "team", Limit: "100", Unit: "tokens", Window: "month"}},
 		{give: "b_day", want: abac.BudgetBinding{ID: "b_day"}},
+		{give: "requests=10/total", want: abac.BudgetBinding{ID: "*", Limit: "10", Unit: "requests", Window: "total"}},
+		{give: "org:b:usd=5/day", want: abac.BudgetBinding{ID: "org:b", Limit: "5", Unit: "usd", Window: "day"}},
 		{give: "usd=5.00", bad: true},
 		{give: "usd=/day", bad: true},
 		{give: "=5/day", bad: true},
@@ -94,7 +96,7 @@ func TestBudgetsAsTheyAreWritten(t *testing.T) {
 				}
 				return
 			}
-			if tt.want.ID == "*" && strings.HasPrefix(got.ID, "b_ide-alice_day_") {
+			if tt.want.ID == "*" && strings.HasPrefix(got.ID, "b_ide-alice_"+got.Window+"_") {
 				tt.want.ID = got.ID
 			}
 			if err != nil || got != tt.want {

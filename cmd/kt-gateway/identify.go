@@ -27,6 +27,7 @@ type identified struct {
 		Providers []string `json:"providers"`
 		Models    []string `json:"models"`
 	} `json:"reach"`
+	Budgets  []counted `json:"budgets"`
 	LastUsed *struct {
 		At        *time.Time `json:"at"`
 		GatewayID string     `json:"gateway_id"`
@@ -65,6 +66,10 @@ func (i identified) String() string {
 	rows := append(profileRows(&i.Profile), "",
 		cells("reaches gateways", strings.Join(i.Reach.Gateways, ",")), cells("reaches teams", strings.Join(i.Reach.Teams, ",")),
 		cells("reaches providers", strings.Join(i.Reach.Providers, ",")), cells("reaches models", strings.Join(i.Reach.Models, ",")))
+	for n := range i.Budgets {
+		b := &i.Budgets[n]
+		rows = append(rows, cells("spends from", fmt.Sprintf("%s (%s a %s): %s of %s %s left", b.ID, b.Unit, b.Window, b.Left, b.limitText(), b.Unit)))
+	}
 	if i.LastUsed != nil {
 		rows = append(rows, cells("last used at", moment(i.LastUsed.At, "never")), cells("last gateway", i.LastUsed.GatewayID))
 	}

@@ -126,7 +126,7 @@ func listCommand() *command {
 				query.Set(key, *v)
 			}
 		}
-		all, err := listAll(ctx, p, &a, query)
+		all, err := listAll(ctx, p, &a, "/v1/tokens", query)
 		if err != nil {
 			return err
 		}
@@ -148,14 +148,14 @@ func listCommand() *command {
 }
 
 // listAll follows the cursor to the end.
-func listAll(ctx context.Context, p program, a *adminFlags, query url.Values) ([]json.RawMessage, error) {
+func listAll(ctx context.Context, p program, a *adminFlags, path string, query url.Values) ([]json.RawMessage, error) {
 	all := []json.RawMessage{}
 	for {
 		var page struct {
 			Data       []json.RawMessage `json:"data"`
 			NextCursor *string           `json:"next_cursor"`
 		}
-		if err := a.call(ctx, p, apiRequest{http.MethodGet, "/v1/tokens?" + query.Encode(), nil, &page}); err != nil {
+		if err := a.call(ctx, p, apiRequest{http.MethodGet, path + "?" + query.Encode(), nil, &page}); err != nil {
 			return nil, err
 		}
 		all = append(all, page.Data...)

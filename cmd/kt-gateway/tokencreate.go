@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -64,9 +65,21 @@ func createCommand() *command {
 		if err := a.read(ctx, p, apiRequest{http.MethodPost, "/v1/tokens", body, &res}, &raw); err != nil {
 			return err
 		}
-		return o.print(p, raw, res.Token, func() string { return mintedCard(&res) })
+		return o.print(p, raw, res.Token, func() string { return mintedCard(&res) + f.newBudgets(&res.Profile) })
 	}
 	return c
+}
+
+// newBudgets says which budgets got an id that nobody chose.
+func (f *createFlags) newBudgets(p *abac.Profile) string {
+	var b strings.Builder
+	for i, s := range f.budgets {
+		if strings.Contains(s, "=") && !strings.Contains(s, ":") && i < len(p.Bindings.Budgets) {
+			id := p.Bindings.Budgets[i].ID
+			fmt.Fprintf(&b, "\nBudget %s is this token's own; another shares it with --budget %s.\n", id, id)
+		}
+	}
+	return b.String()
 }
 
 func (f *createFlags) body(c *command) (*createBody, error) {
@@ -151,17 +164,17 @@ func (f *createFlags) resolvePurpose() (abac.Purpose, error) {
 // parseBudget reads [ID:]UNIT=LIMIT/WINDOW, or the ID of a budget that exists.
 // Without an ID one is made, so that no two tokens share a budget by accident.
 func parseBudget(s, name string) (abac.BudgetBinding, error) {
-	id, spec, named := strings.Cut(s, ":")
-	if !named {
-		id, spec = "", s
-	}
-	if !strings.Contains(spec, "=") && !named {
+	if !strings.ContainsAny(s, ":=") {
 		return abac.BudgetBinding{ID: s}, nil
 	}
-	unit, rest, ok1 := strings.Cut(spec, "=")
-	limit, window, ok2 := strings.Cut(rest, "/")
-	if !ok1 || !ok2 || unit == "" || limit == "" || window == "" || named && id == "" {
-		return abac.BudgetBinding{}, misused("--budget: %q is not like usd=5.00/day", s)
+	id, spec := "", s
+	at := strings.LastIndexByte(s, ':') // an id may hold one
+	if at >= 0 {
+		id, spec = s[:at], s[at+1:]
+	}
+	unit, limit, window, ok := cutBudget(spec)
+	if !ok || at == 0 {
+		return abac.BudgetBinding{}, misused("--budget: %q is not like usd=5.00/day, ID:usd=5.00/day or ID", s)
 	}
 	if id == "" {
 		var random [3]byte
