@@ -35,10 +35,7 @@ func open(t *testing.T, file string) *Store {
 
 // contract is what every backend must do; fresh opens an empty database.
 func contract(t *testing.T, fresh func(*testing.T) *Store) {
-	for _, tt := range []struct {
-		name string
-		run  func(*testing.T, *Store)
-	}{
+	for _, tt := range slices.Concat([]scenario{
 		{"a token comes back as it was put in", comesBack},
 		{"a digest and an id are taken once", takenOnce},
 		{"a change keeps what can't change", keepsWhatCantChange},
@@ -50,7 +47,7 @@ func contract(t *testing.T, fresh func(*testing.T) *Store) {
 		{"the audit log is only added to", appendOnly},
 		{"instances are forgotten after their own time", instances},
 		{"revisions rise in the order of commits under parallel writers", ordered},
-	} {
+	}, leasing, shortages, endings, limits, accounts) {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fresh(t)) })
 	}
 }
