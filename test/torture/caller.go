@@ -39,7 +39,8 @@ type call struct {
 type answer struct {
 	status int // 0: none
 	code   string
-	chunks int // of content
+	says   string // the error's message
+	chunks int    // of content
 	finish string
 	done   bool   // the answer was whole
 	left   bool   // the client went
@@ -48,7 +49,7 @@ type answer struct {
 }
 
 func (a *answer) String() string {
-	return fmt.Sprintf("%d %s, %d chunks, finish %q, whole %t, %v", a.status, a.code, a.chunks, a.finish, a.done, a.err)
+	return fmt.Sprintf("%d %s, %d chunks, finish %q, whole %t, %v %s", a.status, a.code, a.chunks, a.finish, a.done, a.err, a.says)
 }
 
 // agent is one client: a connection that is kept while all goes well.
@@ -126,7 +127,7 @@ func (a *agent) read(ctx context.Context, c *call, res *answer) {
 	res.status = head.StatusCode
 	res.output = head.Header.Get("x-keeptrusts-output-limit")
 	if !strings.HasPrefix(head.Header.Get("Content-Type"), "text/event-stream") {
-		if c.when > 0 {
+		if c.when > 0 && head.StatusCode == http.StatusOK {
 			res.left = true
 			return
 		}
@@ -166,9 +167,11 @@ func (a *agent) whole(head *http.Response, res *answer) {
 	if head.Close {
 		a.close()
 	}
-	var e struct{ Error struct{ Code string } }
+	var e struct {
+		Error struct{ Code, Message string }
+	}
 	if head.StatusCode != http.StatusOK && json.Unmarshal(b, &e) == nil {
-		res.code = e.Error.Code
+		res.code, res.says = e.Error.Code, e.Error.Message
 	}
 }
 

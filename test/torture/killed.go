@@ -83,7 +83,7 @@ func killed(ctx context.Context, t *trial) error {
 	t.must(charged >= truth, "charged %d units, the upstream recorded %d", charged, truth)
 	t.must(charged-truth <= bound, "over-charged by %d units, at most %d holds and %d mark steps may be: %d", charged-truth, holds, kills, bound)
 	t.must(s.held == 0, "%s: held %s after the last call", s, time.Since(stopped).Round(time.Second))
-	t.must(l.words.of("budget_exceeded")+l.words.of("budget_held") == 0, "denied far from the limit: %v", l.words.n)
+	t.must(l.words.of("200")+l.words.of("cut") == l.words.all(), "refused far from the limit: %v", l.words.n)
 	t.must(kills >= 20, "%d kills", kills)
 	return nil
 }

@@ -45,7 +45,7 @@ func leaves(ctx context.Context, t *trial) error {
 				script:  script{id: "leaves/" + p.id, do: "stream", output: chunks, gap: 4 * time.Millisecond},
 				leaving: leaving{when: 1 + rand.IntN(chunks-1), reset: p.reset},
 			})
-			t.must(out.left, "%s: %v", p.id, out)
+			t.must(out.left && out.status == 200, "%s: %v", p.id, out)
 			p.received = int64(out.chunks)
 		}
 	})
