@@ -299,6 +299,7 @@ func splitEvents(s string) []string {
 func FuzzReadUsage(f *testing.F) {
 	for _, s := range []string{
 		`{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":2,"audio_tokens":1}}}`,
+		`{"usage":{"completion_tokens":5,"total_tokens":15,"prompt_cache_hit_tokens":4}}`, `{"usage":{"prompt_tokens":9,"completion_tokens":5,"cache_read_input_tokens":4,"cache_creation_input_tokens":3}}`,
 		`{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],"usage":null}`,
 		`{"x":{"usage":{"prompt_tokens":1}}}`, `{"usage":{"prompt_tokens":1e3}}`, `{"usage":{"prompt_tokens":-1}}`, `{"usage":{"prompt_tokens":99999999999999999999}}`,
 		`{"us\u0061ge":{"prompt_tokens":1}}`, `{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}`, `{"usage":{"prompt_tokens":1,"total_tokens":7}}`, `[{"usage":{"prompt_tokens":1}}]`, `{"a":{"b"},"usage":{"prompt_tokens":1}}`,
@@ -351,7 +352,13 @@ func plainUsage(t *testing.T, body []byte) (u Usage, clear bool) {
 		}
 		return n
 	}
-	for _, key := range []string{"usage", "total_tokens", "prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details", "cached_tokens", "cache_write_tokens", "reasoning_tokens"} {
+	if n := bytes.Count(body, []byte(`"cached_tokens"`)) + bytes.Count(body, []byte(`"prompt_cache_hit_tokens"`)) + bytes.Count(body, []byte(`"cache_read_input_tokens"`)); n > 1 {
+		return u, false
+	}
+	if n := bytes.Count(body, []byte(`"cache_write_tokens"`)) + bytes.Count(body, []byte(`"cache_creation_tokens"`)) + bytes.Count(body, []byte(`"cache_creation_input_tokens"`)); n > 1 {
+		return u, false
+	}
+	for _, key := range []string{"usage", "total_tokens", "prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details", "reasoning_tokens"} {
 		if bytes.Count(body, []byte(`"`+key+`"`)) > 1 {
 			return u, false
 		}
@@ -366,8 +373,13 @@ func plainUsage(t *testing.T, body []byte) (u Usage, clear bool) {
 	usage := read(whole["usage"])
 	in, out := read(usage["prompt_tokens_details"]), read(usage["completion_tokens_details"])
 	left := count(usage, "prompt_tokens")
+	if p := usage["prompt_tokens"]; p == nil || string(p) == "null" {
+		left = max(0, count(usage, "total_tokens")-count(usage, "completion_tokens"))
+	}
 	take := func(n int64) int64 { n = min(n, left); left -= n; return n }
-	u.CachedInput, u.CacheWrite, u.AudioInput = take(count(in, "cached_tokens")), take(count(in, "cache_write_tokens")), take(count(in, "audio_tokens"))
+	cached := count(usage, "cached_tokens") + count(usage, "prompt_cache_hit_tokens") + count(usage, "cache_read_input_tokens") + count(in, "cached_tokens")
+	written := count(usage, "cache_creation_input_tokens") + count(in, "cache_write_tokens") + count(in, "cache_creation_tokens")
+	u.CachedInput, u.CacheWrite, u.AudioInput = take(cached), take(written), take(count(in, "audio_tokens"))
 	u.Input, left = left, count(usage, "completion_tokens")
 	if p := usage["prompt_tokens"]; p != nil && string(p) != "null" {
 		left = max(left, count(usage, "total_tokens")-count(usage, "prompt_tokens"))

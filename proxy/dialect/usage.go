@@ -178,6 +178,14 @@ func plainKey(s *scanner) (string, bool) {
 		return "cached_tokens", true
 	case "cache_write_tokens":
 		return "cache_write_tokens", true
+	case "cache_creation_tokens":
+		return "cache_creation_tokens", true
+	case "cache_creation_input_tokens":
+		return "cache_creation_input_tokens", true
+	case "cache_read_input_tokens":
+		return "cache_read_input_tokens", true
+	case "prompt_cache_hit_tokens":
+		return "prompt_cache_hit_tokens", true
 	case "audio_tokens":
 		return "audio_tokens", true
 	case "reasoning_tokens":
@@ -193,6 +201,7 @@ func plainKey(s *scanner) (string, bool) {
 type counts struct {
 	prompt, completion, total      int64
 	cached, cacheWrite, audioIn    int64
+	read, written                  int64 // the same two, beside the totals
 	reasoning, audioOut            int64
 	hasPrompt, hasCompletion, lost bool
 }
@@ -205,8 +214,11 @@ func readCounts(s *scanner) (Usage, bool) {
 	}
 	var u Usage
 	left := c.prompt
-	u.CachedInput = part(&left, c.cached)
-	u.CacheWrite = part(&left, c.cacheWrite)
+	if !c.hasPrompt {
+		left = max(0, c.total-c.completion)
+	}
+	u.CachedInput = part(&left, max(c.cached, c.read))
+	u.CacheWrite = part(&left, max(c.cacheWrite, c.written))
 	u.AudioInput = part(&left, c.audioIn)
 	u.Input = left
 	// Some providers count reasoning beside completion_tokens: only the total has it.
@@ -267,12 +279,16 @@ func (c *counts) field(in, key string) *int64 {
 			return &c.completion
 		case "total_tokens":
 			return &c.total
+		case "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens": // Moonshot, DeepSeek, LiteLLM
+			return &c.read
+		case "cache_creation_input_tokens":
+			return &c.written
 		}
 	case "prompt_tokens_details":
 		switch key {
 		case "cached_tokens":
 			return &c.cached
-		case "cache_write_tokens":
+		case "cache_write_tokens", "cache_creation_tokens":
 			return &c.cacheWrite
 		case "audio_tokens":
 			return &c.audioIn
