@@ -23,21 +23,24 @@ import (
 // watch to begin FromHead.
 var ErrTooOld = errors.New("the control plane's log does not reach back to what is known here")
 
+// ErrSilent says that nothing came on a watch for as long as it may vouch for anything.
+var ErrSilent = errors.New("the control plane fell silent")
+
 const (
-	watchOpens  = 5 * time.Second // until a watch's answer begins
-	watchSilent = 5 * time.Second // without a byte: the other end is gone, a head comes every second
-	maxEvent    = 4 << 20         // bytes of one event
+	watchOpens   = 5 * time.Second // until a watch's answer begins
+	watchSilence = 3 * time.Second // without a byte: a head comes every second
+	maxEvent     = 4 << 20         // bytes of one event
 )
 
 // Watch tells every change after the revision since (FromHead: none that was before)
 // to each, one event at a time and in the order of their commits, until ctx ends or
 // the stream does, and says why; ErrTooOld, an *APIError, or any other error when
-// the control plane did not answer, broke off or fell silent. The next watch goes on
+// the control plane did not answer, broke off or fell silent (ErrSilent). The next watch goes on
 // from the last event's revision.
 func (c *Client) Watch(ctx context.Context, since int64, each func(Event)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silence := time.AfterFunc(watchOpens, func() { cancel(errors.New("the control plane fell silent")) })
+	silence := time.AfterFunc(watchOpens, func() { cancel(ErrSilent) })
 	defer silence.Stop()
 	path := "/v1/runtime/watch"
 	if since >= 0 {
@@ -46,7 +49,7 @@ func (c *Client) Watch(ctx context.Context, since int64, each func(Event)) error
 	err := c.watch(ctx, path, func(r io.Reader) error {
 		return readEvents(r, func(e Event) {
 			each(e)
-			silence.Reset(watchSilent)
+			silence.Reset(watchSilence)
 		})
 	})
 	if cause := context.Cause(ctx); cause != nil {

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/config"
 	"github.com/keeptrusts/gateway/controlplane"
 	"github.com/keeptrusts/gateway/token"
@@ -50,21 +49,12 @@ func (g *gateway) embedded(pl *plane, ln net.Listener) {
 	g.log.Info("control plane is listening", zap.Stringer("addr", ln.Addr()))
 	own := pl.server.Embedded(g.config.GatewayID)
 	own.Introduce(g.instance, build(), g.config.ControlPlane.MaxStale)
-	g.authority = inProcess{own}
+	g.authority = own
 	g.standing = standing{
 		org:   func() string { return controlplane.OrgDefault },
 		ready: func() error { return nil },
 		stale: func() time.Duration { return 0 },
 	}
-}
-
-// inProcess loads profiles from a control plane of this process.
-type inProcess struct{ *controlplane.Embedded }
-
-// Load asks for a token's profile.
-func (p inProcess) Load(ctx context.Context, d token.Digest) (*abac.Profile, error) {
-	r, err := p.Resolve(ctx, d)
-	return r.Profile, err
 }
 
 // connect makes a control plane elsewhere the authority. A refusal of this

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +18,8 @@ import (
 const (
 	adminTokenFile = "admin-token"
 	lockFile       = "kt-gateway.lock"
+	folderFile     = "folder-id"
+	leasesFolder   = "leases"
 	adminTokenMin  = 24 // characters
 )
 
@@ -55,6 +59,23 @@ func openDataDir(path string) (*dataDir, error) {
 
 // file gives the path of a file in the folder.
 func (d *dataDir) file(name string) string { return filepath.Join(d.path, name) }
+
+// id names the folder to the control plane, which forgets whoever ran from it
+// before; made once.
+func (d *dataDir) id() (string, error) {
+	name := d.file(folderFile)
+	b, err := os.ReadFile(name)
+	if id := strings.TrimSpace(string(b)); err == nil && len(id) == len("dir_")+32 {
+		return id, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the folder's id: %w", err)
+	}
+	var random [16]byte
+	_, _ = rand.Read(random[:])
+	id := "dir_" + hex.EncodeToString(random[:])
+	return id, writeWhole(name, []byte(id+"\n"))
+}
 
 // close gives the lock back. The file stays: removing it would let two processes
 // lock two files of the same name.

@@ -98,7 +98,7 @@ func (f *devFlags) run(ctx context.Context, p program) error {
 	go func() { _ = ops.serve(l.operations) }()
 	g := &gateway{
 		config: cfg, path: path, override: func(*config.Config) error { return nil }, listener: l.gateway,
-		operations: ops, registry: registry, log: log, hup: p.hup, instance: newInstance(),
+		operations: ops, registry: registry, log: log, hup: p.hup, instance: newInstance(), data: data,
 	}
 	g.embedded(pl, l.plane)
 

@@ -13,17 +13,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/config"
+	"github.com/keeptrusts/gateway/controlplane"
 	"github.com/keeptrusts/gateway/proxy"
 	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/token"
 	"github.com/keeptrusts/gateway/tokencache"
 )
 
 // authority is what knows the tokens: a control plane of this process, or one
 // elsewhere. The gateway does not know which it has.
 type authority interface {
-	tokencache.Loader
-	proxy.Reporter
+	budget.Authority
+	Resolve(ctx context.Context, d token.Digest) (controlplane.Resolved, error)
+	Report(ctx context.Context, r record.Report) error
+	Watch(ctx context.Context, since int64, each func(controlplane.Event)) error
 }
 
 // gateway is the data plane with all that it leans on, each ready made.
@@ -33,6 +38,7 @@ type gateway struct {
 	override   func(*config.Config) error // puts flags and environment over a file read again
 	authority  authority
 	standing   standing
+	data       *dataDir
 	listener   net.Listener // the data plane's
 	operations *operations
 	registry   *prometheus.Registry
@@ -52,27 +58,25 @@ type standing struct {
 // It calls started once requests are answered.
 func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) error {
 	cfg := g.config
-	cache, err := tokencache.New(tokencache.Options{
-		Profiles: cfg.Cache.Profiles, FreshFor: cfg.ControlPlane.FreshFor, MaxStale: cfg.ControlPlane.MaxStale,
-		Loader: g.authority, Registerer: g.registry, Log: g.log.Logger,
-	})
+	k, err := g.know()
 	if err != nil {
 		return err
 	}
-	defer cache.Close()
+	defer k.close()
 	records, closeRecords, err := openRecords(cfg)
 	if err != nil {
 		return err
 	}
 	defer closeRecords()
 	server, err := proxy.New(proxy.Options{
-		Config: cfg, Records: records, Tokens: cache, Org: g.standing.org, Log: g.log.Logger, Registerer: g.registry,
-		Reporter: g.authority, Instance: g.instance, Build: build(), Ready: g.standing.ready,
+		Config: cfg, Records: records, Tokens: k.cache, Org: g.standing.org, Log: g.log.Logger, Registerer: g.registry,
+		Reporter: k.follower, Instance: g.instance, Build: build(), Ready: g.standing.ready, Ledger: k.ledger,
 	})
 	if err != nil {
 		return err
 	}
-	g.measure()
+	g.measure(k.cache)
+	k.follow(server)
 	g.operations.setReady(server.Readiness)
 
 	ended := make(chan error, 1)
@@ -93,7 +97,9 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 		return fmt.Errorf("serve on %s: %w", g.listener.Addr(), err)
 	}
 	stopWatching()
-	return g.drain(server, ended)
+	err = g.drain(server, ended)
+	k.settle()
+	return err
 }
 
 // drain ends the traffic; the server's last report signs this instance off. Streams cut at limits.drain are no failure:
@@ -118,12 +124,17 @@ func (g *gateway) drain(server *proxy.Server, ended <-chan error) error {
 }
 
 // measure registers what /metrics says of the standing with the control plane.
-func (g *gateway) measure() {
+func (g *gateway) measure(cache *tokencache.Cache) {
 	g.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "keeptrusts_gateway_authz_staleness_seconds",
-			Help: "Seconds since the control plane last answered anything; 0 when it is embedded, or never did.",
-		}, func() float64 { return g.standing.stale().Seconds() }),
+			Help: "Seconds since the control plane last vouched for what is known; 0 while the watch is in sync, when it is embedded, or when it never did.",
+		}, func() float64 {
+			if cache.InSync() {
+				return 0
+			}
+			return g.standing.stale().Seconds()
+		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "keeptrusts_gateway_ready",
 			Help: "Whether the gateway's identity is confirmed and its cache usable: 1 or 0.",

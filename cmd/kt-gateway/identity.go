@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/controlplane"
 	"github.com/keeptrusts/gateway/record"
 	"github.com/keeptrusts/gateway/token"
@@ -33,6 +34,8 @@ type remote interface {
 	Whoami(ctx context.Context) (*abac.Profile, error)
 	Resolve(ctx context.Context, d token.Digest) (controlplane.Resolved, error)
 	Report(ctx context.Context, r record.Report) error
+	Watch(ctx context.Context, since int64, each func(controlplane.Event)) error
+	budget.Authority
 }
 
 // identity is this gateway's standing with a control plane elsewhere: nothing is
@@ -228,14 +231,49 @@ func (i *identity) stale() time.Duration {
 	return i.now().Sub(i.answer)
 }
 
-// Load asks for a token's profile, once the identity is confirmed.
-func (i *identity) Load(ctx context.Context, d token.Digest) (*abac.Profile, error) {
+// Resolve asks for a token's profile, once the identity is confirmed.
+func (i *identity) Resolve(ctx context.Context, d token.Digest) (controlplane.Resolved, error) {
 	if err := i.confirmed(); err != nil {
-		return nil, err
+		return controlplane.Resolved{}, err
 	}
 	r, err := i.remote.Resolve(ctx, d)
 	i.observe(err)
-	return r.Profile, err
+	return r, err
+}
+
+// Watch tells of changes, once the identity is confirmed.
+func (i *identity) Watch(ctx context.Context, since int64, each func(controlplane.Event)) error {
+	if err := i.confirmed(); err != nil {
+		return err
+	}
+	err := i.remote.Watch(ctx, since, func(e controlplane.Event) {
+		if e.Kind == controlplane.KindHead {
+			i.observe(nil)
+		}
+		each(e)
+	})
+	i.observe(err)
+	return err
+}
+
+// Leases makes one call of the ledger's, once the identity is confirmed.
+func (i *identity) Leases(ctx context.Context, c *budget.Call) (*budget.Answer, error) {
+	if err := i.confirmed(); err != nil {
+		return nil, err
+	}
+	a, err := i.remote.Leases(ctx, c)
+	i.observe(err)
+	return a, err
+}
+
+// Settle tells who spent, once the identity is confirmed.
+func (i *identity) Settle(ctx context.Context, list []budget.Settlement) error {
+	if err := i.confirmed(); err != nil {
+		return err
+	}
+	err := i.remote.Settle(ctx, list)
+	i.observe(err)
+	return err
 }
 
 // Report tells the control plane of this gateway.
@@ -248,7 +286,8 @@ func (i *identity) Report(ctx context.Context, r record.Report) error {
 // observe keeps when the control plane last answered, and whether it refused us.
 func (i *identity) observe(err error) {
 	refused := refusedError("")
-	answered := err == nil || errors.Is(err, token.ErrUnknown)
+	answered := err == nil || errors.Is(err, token.ErrUnknown) || errors.Is(err, budget.ErrClosed) ||
+		errors.Is(err, controlplane.ErrTooOld)
 	denied := errors.As(i.refusal(err), &refused)
 	if !answered && !denied {
 		return

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/controlplane"
 	"github.com/keeptrusts/gateway/record"
 	"github.com/keeptrusts/gateway/token"
@@ -25,6 +26,9 @@ type scriptedPlane struct {
 	whoami      error
 	load        error
 	report      error
+	watch       error
+	lease       error
+	settle      error
 	whoamis     int
 	loads       int
 	silentUntil time.Time // no answer before
@@ -54,6 +58,14 @@ func (s *scriptedPlane) Resolve(context.Context, token.Digest) (controlplane.Res
 }
 
 func (s *scriptedPlane) Report(context.Context, record.Report) error { return s.report }
+
+func (s *scriptedPlane) Watch(context.Context, int64, func(controlplane.Event)) error { return s.watch }
+
+func (s *scriptedPlane) Leases(context.Context, *budget.Call) (*budget.Answer, error) {
+	return nil, s.lease
+}
+
+func (s *scriptedPlane) Settle(context.Context, []budget.Settlement) error { return s.settle }
 
 func refusedWith(status int, code string) error {
 	return &controlplane.APIError{Status: status, Code: code, Message: "No."}
@@ -124,7 +136,7 @@ func TestNothingIsLoadedBeforeTheIdentityIsConfirmed(t *testing.T) {
 	if err := i.start(t.Context()); err != nil {
 		t.Fatalf("a silence is final: %v", err)
 	}
-	if _, err := i.Load(t.Context(), token.Digest{}); err == nil || s.loads != 0 {
+	if _, err := i.Resolve(t.Context(), token.Digest{}); err == nil || s.loads != 0 {
 		t.Errorf("%d loads, error %v", s.loads, err)
 	}
 	if i.ready() == nil || i.orgID() != "" {
@@ -178,7 +190,19 @@ func TestARefusalMetAnywhereEndsReadinessUntilItIsLifted(t *testing.T) {
 		}},
 		{"in a load", func(s *scriptedPlane, i *identity) {
 			s.load = refusedWith(http.StatusUnauthorized, "token_revoked")
-			_, _ = i.Load(context.Background(), token.Digest{})
+			_, _ = i.Resolve(context.Background(), token.Digest{})
+		}},
+		{"on a watch", func(s *scriptedPlane, i *identity) {
+			s.watch = refusedWith(http.StatusUnauthorized, "token_revoked")
+			_ = i.Watch(context.Background(), 0, nil)
+		}},
+		{"in a call for leases", func(s *scriptedPlane, i *identity) {
+			s.lease = refusedWith(http.StatusUnauthorized, "token_revoked")
+			_, _ = i.Leases(context.Background(), nil)
+		}},
+		{"in settlements", func(s *scriptedPlane, i *identity) {
+			s.settle = refusedWith(http.StatusUnauthorized, "token_revoked")
+			_ = i.Settle(context.Background(), nil)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -233,7 +257,7 @@ func TestReadinessEndsMaxStaleAfterTheLastAnswer(t *testing.T) {
 			t.Error("ready past max_stale")
 		}
 		s.load = token.ErrUnknown // an answer
-		_, _ = i.Load(t.Context(), token.Digest{})
+		_, _ = i.Resolve(t.Context(), token.Digest{})
 		if err := i.ready(); err != nil {
 			t.Errorf("not ready after an answer: %v", err)
 		}

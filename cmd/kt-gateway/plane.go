@@ -66,14 +66,16 @@ func openPlane(ctx context.Context, o planeOptions) (*plane, error) {
 		_ = s.Close()
 		return nil, err
 	}
-	return &plane{store: s, server: server, http: &http.Server{
+	h := &http.Server{
 		Handler:           planeHandler(server.Handler(), metricsHandler(o.registry)),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          zap.NewStdLog(o.log),
-	}}, nil
+	}
+	h.RegisterOnShutdown(server.Close) // watches do not end by themselves
+	return &plane{store: s, server: server, http: h}, nil
 }
 
 // planeHandler sends /metrics, written just so, to metrics and all else to api. A

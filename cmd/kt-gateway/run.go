@@ -117,7 +117,7 @@ func runGateway(ctx context.Context, p program, cfg *config.Config, path string,
 
 	g := &gateway{
 		config: cfg, path: path, override: override, listener: ln,
-		operations: ops, registry: registry, log: log, hup: p.hup, instance: newInstance(),
+		operations: ops, registry: registry, log: log, hup: p.hup, instance: newInstance(), data: data,
 	}
 	var closePlane func()
 	if cfg.ControlPlane.URL == "" {
