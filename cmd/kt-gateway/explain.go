@@ -31,11 +31,12 @@ type verdict struct {
 	Detail  string        `json:"detail,omitempty"`
 	Targets []string      `json:"targets"`
 	Checks  []checkResult `json:"checks"`
+	Budgets []counted     `json:"budgets"` // as they stand now
 }
 
 type checkResult struct {
 	Name   string `json:"name"`
-	Result string `json:"result"` // ok, denied, not reached
+	Result string `json:"result"` // ok, denied, not reached, at admission
 	Detail string `json:"detail"`
 }
 
@@ -45,8 +46,9 @@ func explainCommand() *command {
 	var q question
 	var path string
 	c := newCommand("explain", "", "shows every check of a call that a token would make, and the verdict")
-	c.long = "The profile comes from the control plane, models and targets from the configuration file. It exits with 0 when the call\n" +
-		"would be allowed and with 1 when it would be denied."
+	c.long = "The profile and the budgets come from the control plane, models, targets and prices from the configuration file. It exits\n" +
+		"with 0 when the call would be allowed and with 1 when it would be denied. What a call may cost at most is known to the\n" +
+		"gateway that reads it: here a budget denies when nothing of it can be spent."
 	c.text(&q.tokenID, "token-id", "ID", "", "whose call")
 	c.text(&q.model, "model", "NAME", "", "the model that the call names")
 	c.text(&q.provider, "provider", "ID", "", "asks about this target alone")
@@ -69,10 +71,15 @@ func explainCommand() *command {
 		if err := a.call(ctx, p, apiRequest{http.MethodGet, tokenPath(q.tokenID, ""), nil, &profile}); err != nil {
 			return err
 		}
+		budgets, err := q.budgets(ctx, p, &a)
+		if err != nil {
+			return err
+		}
 		v, err := q.ask(cfg, &profile)
 		if err != nil {
 			return err
 		}
+		v.reserve(cfg, &profile, budgets)
 		raw, err := json.Marshal(v)
 		if err == nil {
 			err = o.print(p, raw, "", v.String)
@@ -129,6 +136,9 @@ func (q *question) ask(cfg *config.Config, profile *abac.Profile) (*verdict, err
 		}
 	}
 	for _, c := range checks {
+		if c.Name == "budgets" || c.Name == "rate_limits" {
+			continue // reserve says more of them
+		}
 		result := "ok"
 		switch {
 		case !c.Evaluated:

@@ -64,20 +64,24 @@ func priceCommand() *command {
 func prices(cfg *config.Config) []priceRow {
 	rows := []priceRow{}
 	for i := range cfg.Models {
-		m := &cfg.Models[i]
-		for _, t := range m.Targets {
-			price := t.Price
-			if price == nil {
-				price = m.Price
-			}
-			row := priceRow{Model: m.Name, Target: t.ID, Upstream: t.Model, where: "the price of model " + m.Name}
-			if t.Price != nil {
-				row.where += " at target " + t.ID
-			}
-			if price != nil {
-				row.fill(price)
-			}
-			rows = append(rows, row)
+		rows = append(rows, pricesOf(&cfg.Models[i])...)
+	}
+	return rows
+}
+
+func pricesOf(m *config.Model) []priceRow {
+	rows := make([]priceRow, len(m.Targets))
+	for i, t := range m.Targets {
+		price := t.Price
+		if price == nil {
+			price = m.Price
+		}
+		rows[i] = priceRow{Model: m.Name, Target: t.ID, Upstream: t.Model, where: "the price of model " + m.Name}
+		if t.Price != nil {
+			rows[i].where += " at target " + t.ID
+		}
+		if price != nil {
+			rows[i].fill(price)
 		}
 	}
 	return rows
