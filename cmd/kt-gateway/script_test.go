@@ -47,7 +47,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "end": end, "listening": listening, "http": call, "json": pick, "logged": logged, "listdir": listDir, "exits": exits, "port": port, "until": until, "paste": paste, "var": variable, "expand": expand, "tofile": toFile, "metric": metric, "term": term,
+			"start": start, "end": end, "listening": listening, "http": call, "json": pick, "logged": logged, "listdir": listDir, "exits": exits, "told": told, "port": port, "until": until, "paste": paste, "var": variable, "expand": expand, "tofile": toFile, "metric": metric, "term": term,
 		},
 	})
 }

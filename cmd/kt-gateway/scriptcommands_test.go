@@ -184,6 +184,17 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// told PATTERN PROGRAM ARGS…: runs it as exec does, again until its stdout matches.
+func told(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: told PATTERN PROGRAM ARGS…")
+	}
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	eventually(ts, args[0]+" on stdout", func() bool {
+		return ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
 // port VAR PORT: sets PORT to the port of the URL in VAR.
 func port(ts *testscript.TestScript, neg bool, args []string) {
 	u, err := url.Parse(ts.Getenv(args[0]))
