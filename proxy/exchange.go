@@ -77,8 +77,7 @@ type exchange struct {
 	prior   bill  // what earlier targets told that they used
 	emitted int64 // most output tokens of a whole answer that told no usage, or broke off
 
-	slab slab // stays
-	rec  record.Record
+	rec record.Record
 
 	life
 }

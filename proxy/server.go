@@ -58,6 +58,7 @@ type Server struct {
 	runtime   atomic.Pointer[runtime]
 	setting   atomic.Pointer[setting]
 	exchanges sync.Pool
+	slabs     sync.Pool
 	http      *fasthttp.Server
 
 	endpoints     map[string]*endpoint

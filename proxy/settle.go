@@ -155,10 +155,39 @@ func (x *exchange) note(b *bill, used budget.Amounts) {
 		AudioInput: u.AudioInput, AudioOutput: u.AudioOutput, Cost: b.nano, Unpriced: b.unpriced, Estimated: b.estimated,
 	}
 	if x.spends.counted {
-		n.ID = string(x.id[:])
-		n.Budgets = x.hold.Charges(nil, used)
+		n.ID, n.Budgets = x.settlement(used)
 	}
 	x.s.ledger.Note(n)
+}
+
+// slab is where settlements lie until they are told: the ledger keeps what it is
+// handed, so what was given out is never used again.
+type slab struct {
+	ids     []byte
+	charges []budget.Charge
+}
+
+// slabSize is how many settlements a slab has room for, of three budgets each.
+const slabSize = 64
+
+// settlement gives the id of the exchange's settlement, and what its budgets are charged.
+func (x *exchange) settlement(used budget.Amounts) (id string, charges []budget.Charge) {
+	s, _ := x.s.slabs.Get().(*slab)
+	if s == nil {
+		s = new(slab)
+	}
+	defer x.s.slabs.Put(s)
+	if cap(s.ids)-len(s.ids) < idLen {
+		s.ids = make([]byte, 0, slabSize*idLen)
+	}
+	from := len(s.ids)
+	s.ids = append(s.ids, x.id[:]...)
+	if cap(s.charges)-len(s.charges) < 3 {
+		s.charges = make([]budget.Charge, 0, slabSize*3)
+	}
+	n := len(s.charges)
+	s.charges = x.hold.Charges(s.charges, used)
+	return str(s.ids[from:]), s.charges[n:len(s.charges):len(s.charges)]
 }
 
 // unsettled is the last resort of an exchange whose books broke off: what it holds
