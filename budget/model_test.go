@@ -71,11 +71,18 @@ type leaseRow struct{ granted, returned, spent, overrun, acked int64 }
 // moment is what a budget could bear at some instant.
 type moment struct {
 	at      time.Time
+	phase   int64
 	lim     int64
 	left    int64
 	young   time.Time // until then those who have not acknowledged count: the phase is so young
 	idle    map[string]int64
 	unacked map[string]int64
+}
+
+// sleep is since when nothing has moved on a lease with idle money.
+type sleep struct {
+	since                   time.Time
+	granted, returned, used int64
 }
 
 type world struct {
@@ -91,11 +98,12 @@ type world struct {
 	history map[counterKey][]moment
 	highest map[counterKey]int64 // limit ever
 	gates   []*gate
-	calm    bool // the network only delays
+	calm    bool // the network copies and delays a little, and loses nothing
 	wild    bool // faults are on
 	backup  map[string][]byte
 	counts  map[string]int
-	cast    map[string]bool // sessions closed while they lived, with all charged
+	asleep  map[leaseKey]sleep // money that is idle and wanted back
+	cast    map[string]bool    // sessions closed while they lived, with all charged
 	trace   []string
 
 	sea   sync.Mutex // one call at the authority at a time
@@ -116,7 +124,7 @@ type gate struct {
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, p: newPlane(t), dir: t.TempDir(), rng: rand.New(rand.NewPCG(seed, 7)),
 		truths: map[leaseKey]*truth{}, history: map[counterKey][]moment{}, highest: map[counterKey]int64{},
-		records: map[string]budget.Record{}, backup: map[string][]byte{}, counts: map[string]int{}, cast: map[string]bool{}}
+		records: map[string]budget.Record{}, backup: map[string][]byte{}, counts: map[string]int{}, cast: map[string]bool{}, asleep: map[leaseKey]sleep{}}
 	var err error
 	if w.db, err = sql.Open("sqlite", "file:"+w.p.path+"?_pragma=busy_timeout(5000)"); err != nil {
 		t.Fatal(err)
@@ -259,8 +267,14 @@ func (n link) Leases(ctx context.Context, c *budget.Call) (*budget.Answer, error
 func (w *world) fate() (there, back time.Duration, lost int, copies []time.Duration) {
 	ms := func(n int) time.Duration { return time.Duration(w.n(n)*1000+w.n(1000)) * time.Microsecond }
 	there, back = ms(15), ms(15)
-	if w.calm || !w.faulty() {
+	if !w.faulty() {
 		return there, back, 0, nil
+	}
+	for w.chance(0.2) {
+		copies = append(copies, ms(4000))
+	}
+	if w.calm {
+		return there, back, 0, copies
 	}
 	if w.chance(0.1) {
 		lost = 1 + w.n(2)
@@ -270,9 +284,6 @@ func (w *world) fate() (there, back time.Duration, lost int, copies []time.Durat
 	}
 	if w.chance(0.05) {
 		back = ms(1500)
-	}
-	for w.chance(0.2) {
-		copies = append(copies, ms(4000))
 	}
 	return there, back, lost, copies
 }
@@ -298,6 +309,13 @@ func (w *world) deliver(g *gate, c *budget.Call) (*budget.Answer, error) {
 	granted := map[counterKey]int64{}
 	for k, row := range after {
 		granted[counterKey{k.budget, k.window}] += row.granted - before[k].granted
+	}
+	for k, row := range after {
+		old := before[k]
+		closes := func(one budget.Closing) bool { return one.Session == k.session }
+		if slices.ContainsFunc(c.Close, closes) && row.granted-row.returned > old.granted-old.returned {
+			w.fail("a closing charged %v with %+v, out was %+v", k, row, old)
+		}
 	}
 	for k, more := range granted {
 		if row := counters[k]; more > 0 && row.taken-row.overrun > row.lim {
@@ -376,7 +394,7 @@ func (w *world) observe(counters map[counterKey]counterRow, leases map[leaseKey]
 	moments := map[counterKey]*moment{}
 	for k, row := range counters {
 		w.highest[k] = max(w.highest[k], row.lim)
-		moments[k] = &moment{at: now, lim: row.lim, left: max(0, row.lim-row.taken), young: row.phaseAt.Add(500 * time.Millisecond),
+		moments[k] = &moment{at: now, phase: row.phase, lim: row.lim, left: max(0, row.lim-row.taken), young: row.phaseAt.Add(500 * time.Millisecond),
 			idle: map[string]int64{}, unacked: map[string]int64{}}
 	}
 	for _, g := range w.gates {
@@ -396,6 +414,38 @@ func (w *world) observe(counters map[counterKey]counterRow, leases map[leaseKey]
 	}
 	for k, m := range moments {
 		w.history[k] = append(w.history[k], *m)
+	}
+	w.sleepers(counters, leases)
+}
+
+// sleepers checks that no money stays idle at a living gateway while others lack it.
+func (w *world) sleepers(counters map[counterKey]counterRow, leases map[leaseKey]leaseRow) {
+	const bound = 250*time.Millisecond + 4*16*time.Millisecond
+	busy, living := map[leaseKey]int64{}, map[string]bool{}
+	for _, g := range w.gates {
+		if g.l == nil {
+			continue
+		}
+		living[g.l.Session()] = true
+		for _, s := range g.l.States() {
+			busy[leaseKey{s.Session, s.Budget, s.Window}] = s.Spent + s.Held
+		}
+	}
+	for k, row := range leases {
+		used, known := busy[k]
+		if tr := w.truths[k]; !known && tr != nil {
+			used = tr.spent
+		}
+		if counters[counterKey{k.budget, k.window}].phase%2 == 0 || row.granted-row.returned <= used || !living[k.session] || w.cast[k.session] {
+			delete(w.asleep, k)
+			continue
+		}
+		was, now := w.asleep[k], sleep{time.Now(), row.granted, row.returned, used}
+		if was.granted != now.granted || was.returned != now.returned || was.used != used {
+			w.asleep[k] = now
+		} else if w.calm && time.Since(was.since) > bound {
+			w.t.Errorf("invariant 7: %v: %d idle for %v, and short", k, row.granted-row.returned-used, time.Since(was.since))
+		}
 	}
 }
 
@@ -453,9 +503,9 @@ func (w *world) recent(id string) string {
 	defer w.mu.Unlock()
 	var b strings.Builder
 	for k, list := range w.history {
-		for _, m := range list {
+		for _, m := range list[max(0, len(list)-12):] {
 			if k.budget == id && time.Since(m.at) < time.Second {
-				fmt.Fprintf(&b, "%s %v lim %d left %d young %v idle %v unacked %v\n", m.at.Format("04:05.000"), k, m.lim, m.left, m.young.Format("04:05.000"), m.idle, m.unacked)
+				fmt.Fprintf(&b, "%s %v phase %d lim %d left %d young %v idle %v unacked %v\n", m.at.Format("04:05.000"), k, m.phase, m.lim, m.left, m.young.Format("04:05.000"), m.idle, m.unacked)
 			}
 		}
 	}
@@ -491,8 +541,10 @@ func (w *world) step() {
 		time.Sleep(time.Duration(w.n(40)) * time.Millisecond)
 	case n < 75:
 		time.Sleep(time.Duration(w.n(600)) * time.Millisecond)
-	case n < 78:
+	case n < 77:
 		time.Sleep(time.Duration(w.n(6000)) * time.Millisecond)
+	case n < 78:
+		time.Sleep(time.Duration(9000+w.n(6000)) * time.Millisecond) // longer than a session may be unheard
 	case n < 83 && !w.calm:
 		w.kill(g)
 	case n < 86:
@@ -510,6 +562,8 @@ func (w *world) step() {
 		w.relimit()
 	case n < 97 && !w.calm:
 		w.expel(g)
+	default:
+		w.copyJournal(g)
 	}
 }
 
@@ -778,7 +832,17 @@ func (w *world) kill(g *gate) {
 			tr.ceiling = max(marks[counterKey{s.Budget, s.Window}], s.Spent)
 		}
 	}
-	if fate >= 5 {
+}
+
+// copyJournal is a backup being made.
+func (w *world) copyJournal(g *gate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if g.l == nil {
+		return
+	}
+	path := filepath.Join(g.dir, g.l.Session()+".journal")
+	if b, err := os.ReadFile(path); err == nil && w.backup[path] == nil {
 		w.backup[path] = b
 	}
 }
@@ -796,9 +860,9 @@ func (w *world) revive(g *gate) {
 			session := strings.TrimSuffix(filepath.Base(path), ".journal")
 			err := w.db.QueryRow(`SELECT closed_at FROM sessions WHERE session = ?`, session).Scan(&closed)
 			if err == nil && closed.Valid {
-				os.WriteFile(path, b[:len(b)-w.rng.IntN(2)*len(b)/2], 0o600)
+				os.WriteFile(path, b, 0o600)
+				w.counts["replayed from a backup"]++
 			}
-			break
 		}
 	}
 	w.mu.Unlock()
@@ -819,13 +883,15 @@ func (w *world) leave(g *gate) {
 	w.tasks.Wait()
 	synctest.Wait()
 	states := l.States()
+	w.mu.Lock()
+	g.dead[l] = true
+	g.l = nil
+	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	err := l.Close(ctx)
 	w.note("%s left: %v", g.id, err)
 	w.mu.Lock()
-	g.dead[l] = true
-	g.l = nil
 	for _, s := range states {
 		tr := w.truth(s)
 		tr.spent, tr.known = s.Spent, true
@@ -1001,6 +1067,22 @@ func (w *world) rest() {
 func (w *world) settledDown() {
 	_, leases := w.rows()
 	for _, g := range w.gates {
+		known := map[leaseKey]bool{}
+		for _, s := range g.l.States() {
+			known[leaseKey{s.Session, s.Budget, s.Window}] = true
+		}
+		for k, r := range leases {
+			if k.session != g.l.Session() || known[k] {
+				continue
+			}
+			var spent int64
+			if tr := w.truths[k]; tr != nil {
+				spent = tr.spent
+			}
+			if out := r.granted - r.returned; out != spent {
+				w.fail("invariant 5: %s does not know of %v: %+v, truly spent %d", g.id, k, r, spent)
+			}
+		}
 		if n := g.l.Waiting(); n > 0 {
 			w.fail("invariant 9: %d wait at rest", n)
 		}
