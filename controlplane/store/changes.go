@@ -44,9 +44,9 @@ type Changes struct {
 // Changes reads an org's log after a revision, at most limit entries of it.
 // ErrGone: what is after since is no longer there, or since was never given here.
 func (s *Store) Changes(ctx context.Context, org string, since int64, limit int) (Changes, error) {
-	// One transaction sees one moment: what is left out for a later change is never
-	// followed by a head without that change.
-	tx, err := s.read.BeginTx(ctx, nil)
+	// What is left out for a later change is never followed by a head without that
+	// change: all of it is read at one moment.
+	tx, err := s.moment(ctx)
 	if err != nil {
 		return Changes{}, fmt.Errorf("read changes: %w", err)
 	}
@@ -56,6 +56,14 @@ func (s *Store) Changes(ctx context.Context, org string, since int64, limit int)
 		err = fmt.Errorf("read changes: %w", err)
 	}
 	return c, err
+}
+
+// moment begins a transaction whose reads all see the same moment.
+func (s *Store) moment(ctx context.Context) (*sql.Tx, error) {
+	if s.turns { // PostgreSQL; in SQLite every transaction is like that
+		return s.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	}
+	return s.read.BeginTx(ctx, nil)
 }
 
 // window is a part of an org's log: (since, upTo].

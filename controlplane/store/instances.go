@@ -52,7 +52,7 @@ func (t *Tx) hear(ctx context.Context, i *Instance) error {
 	}
 	_, err := t.tx.ExecContext(ctx, `INSERT INTO instances
 		(org_id, gateway_id, instance, build, max_stale, last_seen, folder, watching, revision)
-		SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $9 <= head.revision THEN $9 ELSE 0 END FROM head WHERE one = 1
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, (SELECT CASE WHEN $9 <= head.revision THEN $9 ELSE 0 END FROM head))
 		ON CONFLICT (org_id, gateway_id, instance) DO UPDATE SET
 		build = excluded.build, max_stale = excluded.max_stale, last_seen = excluded.last_seen,
 		folder = CASE WHEN excluded.folder = '' THEN instances.folder ELSE excluded.folder END,
