@@ -37,9 +37,7 @@ func (x *exchange) settle(code string, now time.Time) {
 	used := budget.Amounts{USD: b.nano, Tokens: b.tokens()}
 	if x.reached {
 		used.Requests = 1
-		if x.s.ledger != nil {
-			x.note(&b, used)
-		}
+		x.note(&b, used)
 	}
 	x.endHold(used)
 	if l := x.limiter; l != nil {
@@ -127,6 +125,9 @@ func (x *exchange) guessed(code string) bill {
 	switch {
 	case x.rec.Stream:
 		output, _ = x.emittedSoFar()
+		if !x.stream.ended && code != codeUpstreamError && code != codeUpstreamTimeout {
+			output = plus(output, x.meter.UnderWay()) // it was not the provider that ended it
+		}
 	case code == codeClientLeft, code == codeInternal, output == unseen:
 		output = all // nobody knows how far the provider was
 	case x.most.own || x.most.model || x.most.limit > 0:

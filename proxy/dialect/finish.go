@@ -59,6 +59,21 @@ func (m *Meter) Emitted() (tokens, most int64) {
 	return tokens, most
 }
 
+// eventsUnderWay is how many events a provider has sent, when it learns that nobody
+// reads on, beyond those that were read: what lies in the sockets between, and what
+// it writes before the end of the connection reaches it.
+const eventsUnderWay = 3
+
+// UnderWay is how many tokens a provider may have sent beside those of Emitted, where
+// it was not the provider that ended the stream: so many events of the usual size.
+func (m *Meter) UnderWay() int64 {
+	t := &m.tally
+	if t.events == 0 {
+		return eventsUnderWay
+	}
+	return eventsUnderWay * ((t.likely() + t.events - 1) / t.events)
+}
+
 // FinishLength appends what ends a stream by its limit: a chunk in which the
 // choices that are not finished are, with finish_reason "length"; the usage chunk
 // where the client asked for it; the comment, without its colon; and [DONE]. It may

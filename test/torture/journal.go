@@ -106,7 +106,11 @@ func (f *fleet) replay(ctx context.Context, left string, harms []harm, size int6
 		if err := g.start(ctx); err != nil {
 			return fmt.Errorf("harm %d, %+v: %w", i, h, err)
 		}
-		all, err := f.settled(ctx, 6*time.Second, func(all map[string]standing) bool {
+		wait := 6 * time.Second
+		if h.cut < 0 {
+			wait = ttl + 5*time.Second // nobody can close that session: it counts once it is silent
+		}
+		all, err := f.settled(ctx, wait, func(all map[string]standing) bool {
 			for id, n := range truth {
 				if all[id].settled < n*unit || all[id].held != 0 {
 					return false
