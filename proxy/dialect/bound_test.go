@@ -108,6 +108,7 @@ func TestBoundKnowsWhatIsOutside(t *testing.T) {
 		{"messages that are a string", `"messages":"x"`},
 		{"an earlier answer in audio", `"messages":[{"role":"assistant","audio":{"id":"a"}}]`},
 		{"an unknown key of a message", `"messages":[{"content":"x","attachments":[{"file_id":"f"}]}]`},
+		{"a file of a message", `"messages":[{"content":"x","file_id":"f"}]`},
 		{"an unknown word in a message", `"messages":[{"content":"x","recall":"m"}]`},
 		{"a tool that searches", `"tools":[{"type":"web_search"}]`},
 		{"a tool that searches beside one that doesn't", `"tools":[{"type":"function","function":{}},{"type":"file_search","vector_store_ids":["v"]}]`},

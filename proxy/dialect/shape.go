@@ -16,7 +16,7 @@ type shape struct {
 // keep takes the event whose JSON begins at. r has read it.
 func (s *shape) keep(event []byte, at int, r *reader) {
 	s.event = s.event[:0]
-	if r.texts != 1 || r.ends || r.sound+r.pictures > 0 || len(event) > maxShape || !endsEvent(event) {
+	if r.texts != 1 || r.sound+r.pictures > 0 || len(event) > maxShape || !endsEvent(event) {
 		return
 	}
 	s.event = append(s.event, event...)

@@ -57,7 +57,7 @@ type reader struct {
 	sounds bool  // inside audio
 	chosen bool  // the key choices was met
 	filled bool  // and there is one
-	ends   bool  // a choice is finished
+	ends   bool  // the choice at hand is finished
 	texts  int   // strings that count, empty ones too
 	hole   Span  // the last of them, without quotes
 	pad    Span  // that of obfuscation
@@ -194,7 +194,6 @@ func (r *reader) choice() {
 		return
 	}
 	r.index, r.filled = 0, true
-	ended := r.ends
 	r.ends = false
 	r.object(inChoice)
 	if i := r.index; i >= 0 && i < maxChoices {
@@ -203,7 +202,6 @@ func (r *reader) choice() {
 			r.finished[i/64] |= 1 << (i % 64)
 		}
 	}
-	r.ends = r.ends || ended
 }
 
 // choiceMember takes for output whatever it does not know.

@@ -52,6 +52,9 @@ func TestWhatCountsAsOutput(t *testing.T) {
 		{"the end of a choice", chunkOf(`[{"index":0,"delta":{},"finish_reason":"stop"}]`), tally{seen: [2]uint64{1}, finished: [2]uint64{1}}},
 		{"choices", chunkOf(`[{"index":1,"delta":{"content":"ab"},"finish_reason":"stop"},{"index":70,"delta":{"content":"c"},"finish_reason":null}]`), tally{events: 1, text: 3, seen: [2]uint64{2, 1 << 6}, finished: [2]uint64{2}}},
 		{"an index that comes last", chunkOf(`[{"finish_reason":"stop","delta":{"content":"ab"},"index":3}]`), tally{events: 1, text: 2, seen: [2]uint64{8}, finished: [2]uint64{8}}},
+		{"a choice without an index", chunkOf(`[{"index":3,"delta":{"content":"ab"}},{"delta":{"content":"c"}}]`), tally{events: 1, text: 3, seen: [2]uint64{9}}},
+		{"audio and its transcript", deltaOf(`{"audio":{"data":"AAAA","transcript":"hey"}}`), tally{events: 1, text: 3, sound: 4, seen: [2]uint64{1}}},
+		{"an image and a text", deltaOf(`{"content":"hey","images":[{"url":"data:,"}]}`), tally{events: 1, text: 3, pictures: 1, seen: [2]uint64{1}}},
 		{"an index out of range", chunkOf(`[{"index":128,"delta":{"content":"a"}},{"index":-1,"delta":{"content":"a"}},{"index":1e2,"delta":{}}]`), tally{events: 1, text: 2}},
 		{"an answer's message", chunkOf(`[{"index":0,"message":{"role":"assistant","content":"abc","tool_calls":[{"id":"i","type":"function","function":{"name":"f","arguments":"{}"}}]}}]`), text(7)},
 		{"usage alone", usageChunk, tally{}},
@@ -103,7 +106,7 @@ func TestEmittedIsLikelyAndMost(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
-	huge := "data: " + strings.Repeat("x", maxEvent) + "\n\n"
+	huge := "data: " + strings.Repeat("x", 2*maxEvent) + "\n\n"
 	for _, n := range []int{1 << 10, 1 << 16, len(huge)} {
 		_, m := run(t, huge+plainChunk, n, true)
 		if tokens, most := m.Emitted(); tokens != 2 || most != int64(len(huge)+5+tokensOfChoice) {
@@ -217,6 +220,30 @@ func TestTheOrdinaryChunkIsNotRead(t *testing.T) {
 		m.Reset(true)
 		if n := m.ordinary([]byte(s)); n != 0 {
 			t.Error("a shape outlives its stream")
+		}
+	}
+}
+
+// Where a line ends in CR, an LF may follow that belongs to it.
+func TestAnEventWhoseEndIsOpenIsNoShape(t *testing.T) {
+	for _, end := range []string{"\r\r", "\r\n\r", "\n\r"} {
+		var m Meter
+		m.Reset(true)
+		e := strings.TrimSpace(plainChunk) + end
+		m.Next([]byte(e + e + e))
+		m.End()
+		if n := m.ordinary([]byte(e)); n != 0 || m.tally.events != 3 {
+			t.Errorf("%q: %d fit, %d events", end, n, m.tally.events)
+		}
+	}
+}
+
+func TestTheLastUsageCountsWhateverTheShape(t *testing.T) {
+	running := strings.Replace(plainChunk, `}]}`, `}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`, 1)
+	for n := 1; n < len(running)*3; n += 50 {
+		_, m := run(t, running+usageChunk+running, n, true)
+		if u, _ := m.Usage(); u != (Usage{Input: 1, Output: 2}) {
+			t.Errorf("pieces of %d: %+v", n, u)
 		}
 	}
 }
