@@ -80,7 +80,7 @@ func (f strict) id(key string) string {
 	return s
 }
 
-// each runs g over the objects of a list, of at most so many; absent is empty.
+// each runs g over the objects of a list, of at most so many; absent or null is empty.
 func (f strict) each(key string, most int, g func(strict)) {
 	for i, v := range f.list(key, most) {
 		o, ok := v.(object)
@@ -95,9 +95,9 @@ func (f strict) each(key string, most int, g func(strict)) {
 }
 
 func (f strict) list(key string, most int) []any {
-	v, ok := f.o[key]
+	v := f.o[key]
 	list, is := v.([]any)
-	if ok && !is || len(list) > most {
+	if v != nil && !is || len(list) > most {
 		f.fail(key, "must be a list of at most %d", most)
 		return nil
 	}

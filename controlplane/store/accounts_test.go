@@ -144,7 +144,7 @@ var accounts = []scenario{
 	}),
 	onBank("usage is summed by whatever is asked, day by day, and paged", func(b *bank) {
 		var list []budget.Settlement
-		for i := range 3 * rowsAtOnce {
+		for i := range 750 {
 			n := spent(fmt.Sprint(i), 1)
 			n.At = noon.AddDate(0, 0, -i%3)
 			n.TokenID, n.Model, n.Target = fmt.Sprintf("tok_%d", i%2), fmt.Sprintf("m%d", i%5), "t"

@@ -47,6 +47,7 @@ func prepare(ctx context.Context, db *sql.DB) (statements, error) {
 	for _, q := range []string{
 		selectBudget, hearKnown, hearNew, fence, selectUntold, selectCounter, selectOthers,
 		insertCounter, updateCounter, insertLease, updateLease,
+		insertSettlements(rowsAtOnce),
 	} {
 		stmt, err := db.PrepareContext(ctx, q)
 		if err != nil {

@@ -12,19 +12,36 @@ import (
 	"github.com/keeptrusts/gateway/budget"
 )
 
-// rowsAtOnce is how many rows one statement writes: with 20 columns far below what
-// either database takes of arguments.
-const rowsAtOnce = 250
+// rowsAtOnce is how many rows one statement writes: SQLite finds each parameter by
+// a walk over all of them, so that more at once cost more again.
+const rowsAtOnce = 16
+
+// settleAtOnce is how many settlements one transaction keeps: lease calls wait for it.
+const settleAtOnce = 8 * rowsAtOnce
+
+const settlementColumns = 20
+
+func insertSettlements(rows int) string {
+	return `INSERT INTO settlements (org_id, id, gateway_id, at, token_id, team_id, model, target, ` +
+		strings.Join(usageAmounts, ", ") + `, charged) VALUES ` + values(rows, settlementColumns) +
+		` ON CONFLICT (org_id, id) DO NOTHING RETURNING id`
+}
 
 // Settle keeps who spent, each id of an org once, and adds it to usage and to what
 // is told of the budgets that it names. A nil error: all of it is kept. It moves no
 // money, but it is all that an observed budget counts.
 func (s *Store) Settle(ctx context.Context, org, gateway string, list []budget.Settlement) error {
-	if len(list) == 0 {
-		return nil
+	for part := range slices.Chunk(unique(list), settleAtOnce) {
+		if err := s.settle(ctx, org, gateway, part); err != nil {
+			return err
+		}
 	}
-	list = unique(list)
-	err := s.beside(ctx, func(ctx context.Context, t *Tx) error {
+	s.clean(ctx)
+	return nil
+}
+
+func (s *Store) settle(ctx context.Context, org, gateway string, list []budget.Settlement) error {
+	return s.beside(ctx, func(ctx context.Context, t *Tx) error {
 		b := batch{Tx: t, org: org, gateway: gateway, usage: map[usageKey]*UsageRow{}, charges: map[place]*charged{}, records: map[string]*Budget{}}
 		for part := range slices.Chunk(list, rowsAtOnce) {
 			if err := b.insert(ctx, part); err != nil {
@@ -39,8 +56,6 @@ func (s *Store) Settle(ctx context.Context, org, gateway string, list []budget.S
 		}
 		return t.forgetSettlements(ctx, forgetRatio*len(list))
 	})
-	s.clean(ctx)
-	return err
 }
 
 func unique(list []budget.Settlement) []budget.Settlement {
@@ -70,8 +85,7 @@ type charged struct{ amount, unpriced, ends int64 }
 
 // insert keeps settlements and takes those into the sums that were not known.
 func (b *batch) insert(ctx context.Context, list []budget.Settlement) (err error) {
-	const columns = 20
-	args := make([]any, 0, columns*len(list))
+	args := make([]any, 0, settlementColumns*len(list))
 	for i := range list {
 		n := &list[i]
 		n.At = b.past(n.At)
@@ -84,9 +98,7 @@ func (b *batch) insert(ctx context.Context, list []budget.Settlement) (err error
 		args = append(args, row.amounts()...)
 		args = append(args, string(charges))
 	}
-	rows, err := b.query(ctx, `INSERT INTO settlements (org_id, id, gateway_id, at, token_id, team_id, model, target, `+
-		strings.Join(usageAmounts, ", ")+`, charged) VALUES `+values(len(list), columns)+
-		` ON CONFLICT (org_id, id) DO NOTHING RETURNING id`, args...)
+	rows, err := b.query(ctx, insertSettlements(len(list)), args...)
 	if err != nil {
 		return fmt.Errorf("keep settlements: %w", err)
 	}
