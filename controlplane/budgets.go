@@ -146,8 +146,11 @@ func (s *Server) putBudget(c *call) (int, any, error) {
 	if err := known(c.body, "", "id", "org_id", "unit", "window", "limit", "mode", "applies_to"); err != nil {
 		return 0, nil, err
 	}
-	if !abac.ValidID(c.token) {
+	switch {
+	case !abac.ValidID(c.token):
 		return 0, nil, refuse("invalid_value", "A budget's id %s.", wantID).at("id")
+	case s.holdsToken(c.token):
+		return 0, nil, refuse("invalid_value", "The path holds a token's string, which is stored nowhere. Rotate it: URLs are kept in logs.").at("id")
 	}
 	if id, err := text(c.body, "id"); err != nil {
 		return 0, nil, err
@@ -291,10 +294,12 @@ func (s *Server) topUpBudget(c *call) (int, any, error) {
 			return nil, refuse("invalid_value", "amount must be above 0.").at("amount")
 		}
 		again, recalls, err := tx.TopUp(ctx, org, c.token, n, key)
-		if errors.Is(err, store.ErrTooMuch) {
+		switch {
+		case errors.Is(err, store.ErrConflict):
+			return nil, conflict("Under this key another amount was added to budget %s. A key is for one top-up.", c.token).at("key")
+		case errors.Is(err, store.ErrTooMuch):
 			return nil, refuse("invalid_value", "amount: with the limit it is more than can be counted.").at("amount")
-		}
-		if err != nil || again {
+		case err != nil || again:
 			return recalls, err
 		}
 		after, err := tx.Budget(ctx, org, c.token)

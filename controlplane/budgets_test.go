@@ -3,9 +3,15 @@ package controlplane
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/keeptrusts/gateway/budget"
+	"github.com/keeptrusts/gateway/controlplane/store"
 )
 
 func TestABudgetIsMadeAndChanged(t *testing.T) {
@@ -124,7 +130,7 @@ func TestABudgetIsAnsweredWhole(t *testing.T) {
 			t.Errorf("?%s: %d at %q: %s", query, a.status, a.param(), a.raw)
 		}
 	}
-	for _, path := range []string{"/v1/budgets/a$b", "/v1/budgets/" + strings.Repeat("b", 129)} {
+	for _, path := range []string{"/v1/budgets/a$b", "/v1/budgets/kt_live_00000000000000000000000000000000000000000001jIOm5", "/v1/budgets/" + strings.Repeat("b", 129)} {
 		if a := p.admin("PUT", path, fields{"unit": "usd", "window": "day", "limit": "1"}); a.status != 400 || a.param() != "id" {
 			t.Errorf("%s: %d at %q: %s", path, a.status, a.param(), a.raw)
 		}
@@ -205,6 +211,7 @@ func TestATopUpCountsOnceAKey(t *testing.T) {
 		{"b", `{"amount":"0","key":"k"}`, "400 invalid_value amount"},
 		{"b", `{"amount":"-1","key":"k"}`, "400 invalid_value amount"},
 		{"b", `{"amount":1,"key":"k"}`, "400 invalid_value amount"},
+		{"b", `{"amount":"2","key":"first"}`, "409 budget_conflict key"},
 		{"b", `{"amount":"1","key":"ü"}`, "400 invalid_value key"},
 		{"b", `{"amount":"1","key":"` + strings.Repeat("k", 129) + `"}`, "400 invalid_value key"},
 		{"b", `{"amount":"1","key":"k","unit":"usd"}`, "400 unknown_parameter unit"},
@@ -218,6 +225,54 @@ func TestATopUpCountsOnceAKey(t *testing.T) {
 	}
 	if a := p.must(200, "GET", "/v1/budgets/b", nil); a.text("left") != "10.000000001" {
 		t.Errorf("a refused top-up counted: %s", a.raw)
+	}
+}
+
+func TestATopUpBeyondWhatCanBeCountedIsRefused(t *testing.T) {
+	p := newPlane(t)
+	p.must(201, "PUT", "/v1/budgets/b", fields{"unit": "usd", "window": "total", "limit": "999999999"})
+	var a answer
+	for i := range 20 {
+		before := p.must(200, "GET", "/v1/budgets/b", nil).raw
+		a = p.admin("POST", "/v1/budgets/b/top-up", fields{"amount": "999999999", "key": fmt.Sprint(i)})
+		if a.status == 400 {
+			if after := p.must(200, "GET", "/v1/budgets/b", nil).raw; a.param() != "amount" || after != before {
+				t.Errorf("got %s; then %s", a.raw, after)
+			}
+			return
+		}
+	}
+	t.Errorf("20 were taken: %s", a.raw)
+}
+
+func TestTokensThatBringOneBudgetAtOnceShareIt(t *testing.T) {
+	p := newPlane(t)
+	const n = 16
+	statuses := make(chan int, n)
+	for range n {
+		go func() {
+			body := `{"name":"n","purpose":"general","bindings":{"budgets":[{"id":"b","limit":"5","unit":"usd","window":"day"}]}}`
+			req, err := http.NewRequest("POST", p.url+"/v1/tokens", strings.NewReader(body))
+			if err != nil {
+				panic(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+adminToken)
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			_ = res.Body.Close()
+			statuses <- res.StatusCode
+		}()
+	}
+	for range n {
+		if got := <-statuses; got != 201 {
+			t.Errorf("status %d", got)
+		}
+	}
+	if a := p.must(200, "GET", "/v1/audit?event=budget.created", nil); len(a.body["data"].([]any)) != 1 {
+		t.Errorf("got %s", a.raw)
 	}
 }
 
@@ -387,4 +442,71 @@ func TestIdentifyTellsWhereItsBudgetsStand(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzBudget(f *testing.F) {
+	for _, s := range []string{
+		`{"unit":"usd","window":"day","limit":"5.00"}`, `{"limit":"7.5"}`, `{"mode":"observe"}`, `{"applies_to":{"org":true}}`, `{}`,
+		`{"applies_to":{"team_id":"red"},"limit":"0"}`, `{"applies_to":null,"unit":null}`, `{"unit":"tokens","window":"total","limit":"10"}`,
+		`{"limit":"0.0000000001"}`, `{"applies_to":{"team_id":"red","org":true}}`, `{"limit":5}`, `{"window":"year"}`,
+	} {
+		f.Add(s, true)
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, body string, fresh bool) {
+		o, problem := readObject([]byte(body), nil)
+		if problem != nil {
+			return
+		}
+		before := budget.Record{ID: "b", Unit: budget.USD, Window: budget.Day, Limit: 5, Mode: budget.Observe, AppliesTo: budget.AppliesTo{TeamID: "red"}}
+		if fresh {
+			before = budget.Record{ID: "b", Mode: budget.Enforce}
+		}
+		got := before
+		if err := readBudget(&got, o, fresh); err != nil {
+			return
+		}
+		raw, err := json.Marshal(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again budget.Record
+		if err := json.Unmarshal(raw, &again); err != nil || again != got {
+			t.Fatalf("%s made %s, which reads as %+v: %v", body, raw, again, err)
+		}
+		if !fresh && (got.Unit != before.Unit || got.Window != before.Window) {
+			t.Fatalf("%s changed what is fixed: %s", body, raw)
+		}
+		if a := got.AppliesTo; a.Org && a.TeamID != "" {
+			t.Fatalf("%s reaches twice: %s", body, raw)
+		}
+		for key, same := range map[string]bool{"limit": got.Limit == before.Limit, "mode": got.Mode == before.Mode, "applies_to": got.AppliesTo == before.AppliesTo} {
+			if _, named := o[key]; !named && !same {
+				t.Fatalf("%s changed %s, which it does not name", body, key)
+			}
+		}
+		twice := got
+		if err := readBudget(&twice, o, false); err != nil || twice != got {
+			t.Fatalf("%s twice is not what it is once: %v", body, err)
+		}
+	})
+}
+
+func FuzzUsageQuery(f *testing.F) {
+	for _, s := range []string{"", "token", "team_id,day", "none", "2026-11-24", "2026-11-24T23:59:59-05:00", cursorOf(store.UsageRow{TokenID: "t", Day: "2026-11-24"}), "WzFd"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if by, err := groups(s); err == nil && len(by) > len(dimensions) {
+			t.Fatalf("%q groups by %q", s, by)
+		}
+		if at, err := day(params{values: url.Values{"from": {s}}}, "from"); err == nil && !at.Equal(at.UTC().Truncate(24*time.Hour)) {
+			t.Fatalf("%q is %s", s, at)
+		}
+		if row, err := afterRow(s); err == nil {
+			if again, err := afterRow(cursorOf(*row)); err != nil || *again != *row {
+				t.Fatalf("%q is %+v, written %+v: %v", s, row, again, err)
+			}
+		}
+	})
 }

@@ -32,6 +32,8 @@ type verdict struct {
 	Targets []string      `json:"targets"`
 	Checks  []checkResult `json:"checks"`
 	Budgets []counted     `json:"budgets"` // as they stand now
+
+	rates abac.Check
 }
 
 type checkResult struct {
@@ -136,8 +138,12 @@ func (q *question) ask(cfg *config.Config, profile *abac.Profile) (*verdict, err
 		}
 	}
 	for _, c := range checks {
-		if c.Name == "budgets" || c.Name == "rate_limits" {
-			continue // reserve says more of them
+		switch c.Name { // reserve says more of these
+		case "rate_limits":
+			v.rates = c
+			continue
+		case "budgets":
+			continue
 		}
 		result := "ok"
 		switch {

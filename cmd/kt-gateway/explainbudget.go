@@ -50,10 +50,10 @@ func (v *verdict) reserve(cfg *config.Config, profile *abac.Profile, list []coun
 		code, detail := v.prices(cfg)
 		add("price", code, detail)
 	}
-	if rates := rateTexts(profile.Bindings.RateLimits); rates == "" {
-		add("rate_limits", "", "none")
+	if profile.Bindings.RateLimits == nil || !reached {
+		add("rate_limits", "", v.rates.Detail)
 	} else {
-		v.Checks = append(v.Checks, checkResult{"rate_limits", atAdmission, rates + "; each gateway counts for itself"})
+		v.Checks = append(v.Checks, checkResult{"rate_limits", atAdmission, v.rates.Detail + ", by each gateway for itself"})
 	}
 	if len(list) == 0 {
 		add("budgets", "", "none")
@@ -117,13 +117,6 @@ func (v *verdict) prices(cfg *config.Config) (code, detail string) {
 // spendable says whether anything of a budget can still be spent: what is left, and
 // what gateways hold idle, which they give back.
 func (b *counted) spendable() (code, detail string) {
-	amount := func(s string) int64 {
-		n, err := b.Unit.Parse(s)
-		if err != nil {
-			return 0 // an amount that is not understood opens nothing
-		}
-		return n
-	}
 	detail = fmt.Sprintf("%s of %s %s a %s left, %s settled, %s held, %s leased", b.Left, b.limitText(), b.Unit, b.Window, b.Settled, b.Held, b.Leased)
 	if b.Window == string(budget.Total) {
 		detail = strings.Replace(detail, " a total", " in total", 1)
@@ -134,26 +127,15 @@ func (b *counted) spendable() (code, detail string) {
 	switch {
 	case b.Mode != string(budget.Enforce):
 		return "", "observed, denies nothing: " + detail
-	case amount(b.Left) > 0 || amount(b.Leased) > 0:
+	case some(b.Left), some(b.Leased):
 		return "", detail
-	case amount(b.Held) > 0:
+	case some(b.Held):
 		return "budget_held", detail
 	}
 	return "budget_exceeded", detail
 }
 
-func rateTexts(r *abac.RateLimits) string {
-	if r == nil {
-		return ""
-	}
-	var list []string
-	for _, rate := range []struct {
-		n  int64
-		of string
-	}{{r.RequestsPerMinute, "requests a minute"}, {r.TokensPerMinute, "tokens a minute"}, {r.MaxParallelRequests, "in parallel"}} {
-		if rate.n > 0 {
-			list = append(list, fmt.Sprintf("%d %s", rate.n, rate.of))
-		}
-	}
-	return strings.Join(list, ", ")
+// some says whether an amount is above zero; one that is not understood opens nothing.
+func some(amount string) bool {
+	return strings.ContainsAny(amount, "123456789") && strings.Trim(amount, "0123456789.") == ""
 }

@@ -16,6 +16,8 @@ func TestABudgetIsSpentWhenNothingOfItCanBeSpent(t *testing.T) {
 	}{
 		{"something is left", counted{Left: "0.000000001", Leased: "0", Held: "0"}, ""},
 		{"it is with gateways, and idle", counted{Left: "0", Leased: "1", Held: "0"}, ""},
+		{"more is left than a limit can be", counted{Left: "1800000010.5", Leased: "0", Held: "0"}, ""},
+		{"less than nothing is left", counted{Left: "-1", Leased: "0", Held: "0"}, "budget_exceeded"},
 		{"calls hold the rest", counted{Left: "0", Leased: "0", Held: "1"}, "budget_held"},
 		{"all is settled", counted{Left: "0", Leased: "0", Held: "0"}, "budget_exceeded"},
 		{"more than all is", counted{Left: "0", Leased: "0", Held: "0", Overrun: "1"}, "budget_exceeded"},
