@@ -60,6 +60,7 @@ type Server struct {
 
 	recalled recalls
 	hub      *hub
+	patience time.Duration // with a watch that does not read
 }
 
 // New makes a Server. It refuses an admin token shorter than MinAdminToken, or one
@@ -77,7 +78,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),
 		log: o.Log, now: o.Now, legacy: o.LegacyPrefixes, routes: routes(),
-		hub: newHub(),
+		hub: newHub(), patience: writeWithin,
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()

@@ -32,6 +32,8 @@ type hub struct {
 	reported chan struct{} // closed at the next report
 	closed   bool
 
+	noting sync.Mutex // that watches are live; taken before mu
+
 	news chan struct{} // the head has moved, says a committer
 	quit chan struct{} // closed with the server
 }
@@ -46,6 +48,7 @@ type head struct {
 type watching struct {
 	instance store.Instance
 	wake     chan struct{} // of one: news that nobody took stays one
+	end      chan struct{} // closed when the instance signs off
 
 	mu      sync.Mutex
 	recalls map[recallKey]int64 // the latest phase of each
@@ -115,7 +118,7 @@ func (s *Server) leave(w *watching) {
 	for o := range s.hub.watches {
 		another = another || sameInstance(o.instance, w.instance)
 	}
-	if len(s.hub.watches) == 0 {
+	if len(s.hub.watches) == 0 && s.hub.feeding != nil {
 		s.hub.feeding()
 		s.hub.feeding = nil
 	}
@@ -128,6 +131,21 @@ func (s *Server) leave(w *watching) {
 	if err := s.store.Update(ctx, s.now(), func(tx *store.Tx) error { return tx.Unwatched(ctx, w.instance) }); err != nil {
 		s.log.Warn("the end of a watch could not be noted", zap.String("gateway_id", w.instance.GatewayID), zap.Error(err))
 	}
+}
+
+// dismiss ends the watches of an instance that signs off. Until the returned func
+// is called none is noted as live.
+func (h *hub) dismiss(i store.Instance) (release func()) {
+	h.noting.Lock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watches {
+		if sameInstance(w.instance, i) {
+			delete(h.watches, w)
+			close(w.end)
+		}
+	}
+	return h.noting.Unlock
 }
 
 // feed reads the head for all watches, until there is none.
@@ -177,6 +195,8 @@ func (s *Server) readHead(ctx context.Context) error {
 
 // noteWatches keeps the instances that watch from being forgotten.
 func (s *Server) noteWatches(ctx context.Context) {
+	s.hub.noting.Lock()
+	defer s.hub.noting.Unlock()
 	now := s.now()
 	s.hub.mu.Lock()
 	list := make([]store.Instance, 0, len(s.hub.watches))
@@ -257,6 +277,10 @@ func sameInstance(a, b store.Instance) bool {
 }
 
 func (w *watching) poke() { poke(w.wake) }
+
+func newWatching(i store.Instance) *watching {
+	return &watching{instance: i, wake: make(chan struct{}, 1), end: make(chan struct{})}
+}
 
 func poke(c chan struct{}) {
 	select {

@@ -227,6 +227,9 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 	if err != nil {
 		return err
 	}
+	if r.SignOff {
+		defer s.hub.dismiss(i)()
+	}
 	err = s.store.Update(ctx, now, func(tx *store.Tx) error {
 		if err := tx.Used(ctx, who.uses(r.LastUsed, now)...); err != nil {
 			return err

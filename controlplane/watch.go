@@ -42,7 +42,10 @@ const (
 	writeWithin  = 5 * time.Second // a reader that takes longer is cut
 )
 
-var errEnded = errors.New("the watch's own token stands no more")
+var (
+	errEnded     = errors.New("the watch's own token stands no more")
+	errSignedOff = errors.New("the instance signed off")
+)
 
 // watch is one watch on its way: how far it is, and who takes what it tells.
 type watch struct {
@@ -120,6 +123,8 @@ func (v *watch) run(ctx context.Context, part store.Changes) error {
 			return ctx.Err()
 		case <-v.s.hub.quit:
 			return errClosing
+		case <-v.w.end:
+			return errSignedOff
 		case <-v.w.wake:
 		case <-tick.C:
 			due = true
@@ -235,8 +240,8 @@ func (s *Server) watchRuntime(c *call) (int, any, error) {
 		c.w.Header().Set("Content-Type", eventStream)
 		return statusWritten, nil, nil
 	}
-	out := &eventWriter{w: c.w, rc: http.NewResponseController(c.w)}
-	v := &watch{s: s, w: &watching{instance: i, wake: make(chan struct{}, 1)}, own: c.who.token, emit: out.write}
+	out := &eventWriter{w: c.w, rc: http.NewResponseController(c.w), patience: s.patience}
+	v := &watch{s: s, w: newWatching(i), own: c.who.token, emit: out.write}
 	ctx := c.r.Context()
 	end, first, err := v.begin(ctx, since)
 	if err != nil {
@@ -280,9 +285,10 @@ func watchSince(c *call) (int64, error) {
 
 // eventWriter writes events as server-sent events.
 type eventWriter struct {
-	w   http.ResponseWriter
-	rc  *http.ResponseController
-	buf []byte
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	patience time.Duration
+	buf      []byte
 }
 
 func (o *eventWriter) begin() error {
@@ -302,7 +308,7 @@ func (o *eventWriter) begin() error {
 }
 
 func (o *eventWriter) deadline() error {
-	err := o.rc.SetWriteDeadline(time.Now().Add(writeWithin))
+	err := o.rc.SetWriteDeadline(time.Now().Add(o.patience))
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil
 	}

@@ -196,7 +196,7 @@ func (e *Embedded) Watch(ctx context.Context, since int64, each func(Event)) err
 	e.mu.Lock()
 	i := e.instance
 	e.mu.Unlock()
-	v := &watch{s: e.s, w: &watching{instance: i, wake: make(chan struct{}, 1)}, emit: func(events []Event) error {
+	v := &watch{s: e.s, w: newWatching(i), emit: func(events []Event) error {
 		for _, event := range events {
 			each(event)
 		}

@@ -39,6 +39,7 @@ func readsOn(t *testing.T, s *Store) {
 	var mu sync.Mutex
 	committed := map[string]int64{} // noted after the commit: at least this can be read
 	var writers sync.WaitGroup
+	defer writers.Wait()
 	for w := range 4 {
 		writers.Go(func() {
 			n := sample(s, "n")
