@@ -229,7 +229,7 @@ func TestAnAnswerElsewhereEndsTheAbsence(t *testing.T) {
 			t.Error("a failure counts as an answer")
 		}
 		p.on(nil)
-		c.Heard()
+		c.answered()
 		if c.Away() || !c.LastAnswer().Equal(time.Now()) {
 			t.Error("not heard")
 		}

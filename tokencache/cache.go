@@ -163,10 +163,6 @@ func (c *Cache) LastAnswer() time.Time { return c.health.lastAnswer() }
 // Away says whether the control plane did not answer when last asked.
 func (c *Cache) Away() bool { return c.health.isAway.Load() }
 
-// Heard notes that the control plane answered something that was not asked
-// through the cache, such as a report.
-func (c *Cache) Heard() { c.answered() }
-
 // CountMalformed counts a credential that was refused by its form, without a
 // look-up.
 func (c *Cache) CountMalformed() { c.metrics.malformed.Add(1) }
