@@ -12,6 +12,7 @@ import (
 
 // The bounds of one call, so that it stays answerable in its time.
 const (
+	mostLeases   = 2000
 	mostNeeds    = 1000
 	mostClosings = 16
 )
@@ -188,6 +189,9 @@ func (l *Ledger) build(now time.Duration) *call {
 	c := &call{Call: Call{Session: s.id, Seq: s.seq}, session: s, sent: now}
 	needed := l.carry(c, now)
 	for _, le := range s.leases {
+		if len(c.Leases) >= mostLeases {
+			break // the rest goes with the next call, in whatever order
+		}
 		if le.giveBack(now) && le.idle() > 0 {
 			le.returned += le.idle()
 		}

@@ -70,7 +70,7 @@ func Open(o Options) (*Ledger, error) {
 		o.Log = zap.NewNop()
 	}
 	l := &Ledger{
-		o: o, epoch: time.Now(), accounts: map[string]*account{},
+		o: o, epoch: time.Now().Add(-time.Nanosecond), accounts: map[string]*account{},
 		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		ran: make(chan struct{}), stop: make(chan struct{}), flushed: make(chan struct{}),
 		pace: pace{timeout: firstTimeout}, staleAt: o.MaxStale,
@@ -96,7 +96,8 @@ func Open(o Options) (*Ledger, error) {
 	return l, nil
 }
 
-// now is the ledger's clock: monotonic, so that no step of a wall clock moves a window.
+// now is the ledger's clock: monotonic, so that no step of a wall clock moves a
+// window. It is never 0, which stands for no instant.
 func (l *Ledger) now() time.Duration { return time.Since(l.epoch) }
 
 // Session is the id of the session that the ledger runs now: another one after the
