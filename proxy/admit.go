@@ -98,10 +98,7 @@ type allowance struct {
 
 // allowance returns that of the exchange's token.
 func (x *exchange) allowance() *allowance {
-	generation := uint64(0)
-	if l := x.s.ledger; l != nil {
-		generation = l.Generation() // before the set is made: what comes meanwhile moves it
-	}
+	generation := x.s.ledger.Generation() // before the set is made: what comes meanwhile moves it
 	if a, _ := x.entry.Memo.Load().(*allowance); a != nil && a.generation == generation {
 		return a
 	}

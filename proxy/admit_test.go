@@ -35,7 +35,7 @@ func (g *gate) Leases(ctx context.Context, c *budget.Call) (*budget.Answer, erro
 		}
 	}
 	a, err := g.Authority.Leases(ctx, c)
-	if g.once && len(c.Needs) > 0 { // calls come one by one
+	if g.once && len(c.Needs) > 0 && err == nil && ctx.Err() == nil { // calls come one by one
 		g.closed.Store(true)
 		g.once = false
 	}

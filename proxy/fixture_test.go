@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/config"
 	"github.com/keeptrusts/gateway/proxy/simulator"
 	"github.com/keeptrusts/gateway/token"
@@ -94,6 +95,17 @@ func start(t testing.TB, yaml string, change ...func(*Options)) *gateway {
 	for _, f := range change {
 		f(&o)
 	}
+	if o.Ledger == nil {
+		o.Ledger, err = budget.Open(budget.Options{Authority: nobody{}, Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			at, cancel := context.WithCancel(context.Background())
+			cancel()
+			_ = o.Ledger.Close(at) // nobody answers
+		})
+	}
 	if g.s, err = New(o); err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +128,14 @@ func (g *gateway) parse(yaml string) *config.Config {
 	}
 	return c
 }
+
+// nobody is a control plane out of reach.
+type nobody struct{}
+
+func (nobody) Leases(context.Context, *budget.Call) (*budget.Answer, error) {
+	return nil, errors.New("nobody is there")
+}
+func (nobody) Settle(context.Context, []budget.Settlement) error { return nil }
 
 // stop drains at once, unless the test has drained already.
 func (g *gateway) stop() {

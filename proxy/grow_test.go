@@ -219,9 +219,9 @@ func TestACallThatEndsWhileItAsksForMoreIsSettledOnce(t *testing.T) {
 	t.Parallel()
 	var closed atomic.Bool
 	on := make(chan struct{})
-	u := stalled(t, 19, 100, on)
-	body := `{"model":"chat","max_tokens":20,"stream":true,"messages":[]}`
-	limit := inputBound(t, body) + 20
+	u := stalled(t, 33, 100, on)
+	body := `{"model":"chat","max_tokens":40,"stream":true,"messages":[]}`
+	limit := inputBound(t, body) + 40
 	m := fundedBy(t, plainConfig(u.url), func(a budget.Authority, _ *Options) budget.Authority {
 		return &gate{Authority: a, closed: &closed}
 	}, budget.Record{ID: "b", Unit: budget.Tokens, Limit: limit})
@@ -232,10 +232,10 @@ func TestACallThatEndsWhileItAsksForMoreIsSettledOnce(t *testing.T) {
 	if err != nil || res.StatusCode != 200 {
 		t.Fatalf("%v %v", res, err)
 	}
-	closed.Store(true) // more is asked for since the 17th, and not answered
+	closed.Store(true) // more is asked for since the 33rd, and not answered
 	got := ""
 	b := make([]byte, 32<<10)
-	for strings.Count(got, `"content":"a"`) < 19 {
+	for strings.Count(got, `"content":"a"`) < 33 {
 		n, err := res.Body.Read(b)
 		if got += string(b[:n]); err != nil {
 			t.Fatalf("%v %q", err, got)
@@ -243,10 +243,10 @@ func TestACallThatEndsWhileItAsksForMoreIsSettledOnce(t *testing.T) {
 	}
 	_ = w.Close()
 	m.atRest()
-	if n := m.left(key, "b"); n != 1 {
-		t.Errorf("%d left, want 1", n)
-	}
-	closed.Store(false)
+	closed.Store(false) // what was refused more is on its way back
+	const underWay = 3  // that the provider may have sent
+	eventually(t, "what did not come is left", func() bool { return m.left(key, "b") == 40-33-underWay })
+	close(on)
 }
 
 func TestAStreamThatOutgrowsItsHoldWhileTheControlPlaneIsAwayEndsWithAnError(t *testing.T) {
@@ -267,7 +267,7 @@ func TestAStreamThatOutgrowsItsHoldWhileTheControlPlaneIsAwayEndsWithAnError(t *
 		r := <-got
 		if first > 0 {
 			if wrong := cutBy(r, codeUnavailable, strings.Repeat(letter(0), 20)); wrong != "" {
-				t.Error(wrong)
+				t.Errorf("%s: %d letters, then %.300q", wrong, strings.Count(r.body, letter(0)), r.body[max(0, len(r.body)-300):])
 			}
 		} else if r.status != 503 || r.problem().Code != codeUnavailable {
 			t.Errorf("%d %q", r.status, r.body)

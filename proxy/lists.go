@@ -79,7 +79,7 @@ type budgetLeft struct {
 // whoami tells a caller its own profile, and what is left of its budgets.
 func (x *exchange) whoami() error {
 	left := []budgetLeft{}
-	for _, s := range x.s.standings(x.knownBudgets()) {
+	for _, s := range x.s.ledger.Standings(x.knownBudgets()) {
 		b := budgetLeft{ID: s.ID, Unit: s.Unit, Window: s.Window, Left: s.Unit.Format(s.Left)}
 		if !s.ReopensAt.IsZero() {
 			at := reopens(s.ReopensAt)
@@ -96,13 +96,6 @@ func (x *exchange) whoami() error {
 // reopens is the whole minute next to a time that came by a clock which may be off:
 // windows end on the hour.
 func reopens(t time.Time) time.Time { return t.UTC().Round(time.Minute) }
-
-func (s *Server) standings(set *budget.Set) []budget.Standing {
-	if s.ledger == nil {
-		return nil
-	}
-	return s.ledger.Standings(set)
-}
 
 // knownBudgets is the set of the token's budgets but for those that it names and
 // nobody knows.

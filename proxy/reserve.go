@@ -220,12 +220,6 @@ func (x *exchange) unreserved(err error) error {
 
 // budgetsOf makes a token's set; unknown names a budget that is not known here.
 func (s *Server) budgetsOf(ids []string, team string) (set *budget.Set, unknown string) {
-	if s.ledger == nil {
-		if len(ids) > 0 {
-			unknown = ids[0]
-		}
-		return nil, unknown
-	}
 	set, err := s.ledger.Set(ids, team)
 	var u *budget.UnknownError
 	if errors.As(err, &u) {

@@ -24,7 +24,8 @@ import (
 	"github.com/keeptrusts/gateway/tokencache"
 )
 
-// Options say how New makes a server. Config, Tokens, OrgID and Log are required.
+// Options say how New makes a server. Config, Tokens, Ledger, OrgID and Log are
+// required.
 type Options struct {
 	Config     *config.Config
 	Tokens     *tokencache.Cache
@@ -88,6 +89,9 @@ const (
 // New makes a server. It fails where a secret can't be resolved or a metric is
 // registered twice.
 func New(o Options) (*Server, error) {
+	if o.Ledger == nil {
+		panic("BUG: a data plane without a ledger")
+	}
 	s := &Server{
 		tokens: o.Tokens, org: o.Org, log: o.Log, records: o.Records, ready: o.Ready,
 		ledger: o.Ledger, limiters: budget.NewLimiters(),
