@@ -217,12 +217,16 @@ func (c *counter) info(now time.Time) budget.LeaseInfo {
 	l := &c.own
 	at := micros(now)
 	unacked := c.rest.unacked > 0 || l.out() > 0 && l.acked < c.phase
+	short := at - c.phaseAt
+	if short < 0 {
+		short = -short // the clock was set back: nobody is to wait for it
+	}
 	info := budget.LeaseInfo{
 		Budget: c.budget, Window: c.window,
 		Granted: l.granted, Returned: l.returned, Spent: l.spent, Overrun: l.overrun,
 		Phase: c.phase, Limit: c.lim, Left: c.left(),
 		Settled: c.rest.settled + l.spent + l.overrun,
-		Gone:    c.odd() && (!unacked || at-c.phaseAt > goneAfter.Microseconds()),
+		Gone:    c.odd() && (!unacked || short > goneAfter.Microseconds()),
 		// Late to start and early to end, by less than a millisecond.
 		StartsInMS: -floorDiv(at-c.starts, 1000),
 		EndsInMS:   floorDiv(c.ends-at, 1000),

@@ -164,6 +164,19 @@ var leasing = []scenario{
 			b.Errorf("%d leases", len(o.Leases))
 		}
 	}),
+	onBank("a long call that a newer one overtakes between its parts wishes nothing any more", func(b *bank) {
+		b.budget("b", 10)
+		b.need("s", 1, "b")
+		b.tell("s")
+		old := budget.Call{Session: "s", Seq: 1, Needs: [][]budget.Need{needOf(5, "b")}}
+		if err := b.s.beside(b.Context(), func(ctx context.Context, tx *Tx) error {
+			v := visit{Tx: tx, org: "org", gateway: "gw", call: &old, fresh: true, counters: map[place]*counter{}}
+			return v.lines(ctx, nil, false, true)
+		}); err != nil {
+			b.Fatal(err)
+		}
+		b.stands("b", "0 0 1 9")
+	}),
 	onBank("another org's budgets and sessions are others", func(b *bank) {
 		b.budget("b", 10)
 		b.need("s", 4, "b")
@@ -294,6 +307,13 @@ var shortages = []scenario{
 		if o.recalled() != "b/1" {
 			b.Errorf("s1 may still have idle money, and %q is called back", o.recalled())
 		}
+	}),
+	onBank("a clock that is set back does not keep it from being gone", func(b *bank) {
+		b.budget("b", 100)
+		b.need("s1", 100, "b")
+		b.need("s2", 1, "b")
+		b.wait(-time.Hour)
+		b.is(b.need("s2", 1, "b"), "b", "0 0 1 gone")
 	}),
 	onBank("a silent holder is not waited for, until it is heard again", func(b *bank) {
 		b.budget("b", 100)

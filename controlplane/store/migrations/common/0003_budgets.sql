@@ -130,3 +130,4 @@ CREATE TABLE usage (
   estimated    BIGINT NOT NULL,
   PRIMARY KEY (org_id, day, token_id, team_id, model, target)
 );
+CREATE INDEX usage_token ON usage (org_id, token_id, day);
