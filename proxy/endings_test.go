@@ -57,7 +57,7 @@ type ending struct {
 
 const bounded = -1
 
-func endings() []ending {
+func everyEnding() []ending {
 	return []ending{
 		{name: "whole", input: 5, least: 11, most: 11, requests: 1, told: true, script: `"usage":{"prompt_tokens":5,"completion_tokens":11}`},
 		{name: "streamed", stream: true, input: 5, least: 11, most: 11, requests: 1, told: true, script: `"usage":{"prompt_tokens":5,"completion_tokens":11}`},
@@ -177,9 +177,9 @@ func TestEveryEndingIsChargedOnceAndFreesItsHold(t *testing.T) {
 		budget.Record{ID: "u", Unit: budget.USD, Limit: plenty},
 	)
 	key := m.spender("r", "t", "u")
-	m.do(call(key, endings()[0].body())) // leases are there
+	m.do(call(key, everyEnding()[0].body())) // leases are there
 	m.atRest()
-	for _, e := range endings() {
+	for _, e := range everyEnding() {
 		t.Run(e.name, func(t *testing.T) {
 			r0, t0, u0 := m.left(key, "r"), m.left(key, "t"), m.left(key, "u")
 			lines := len(m.log.lines())
@@ -228,12 +228,12 @@ func TestAfterAStormOfEndingsTheLastUnitIsSpendable(t *testing.T) {
 	t.Parallel()
 	yaml, seen := endingTargets(t)
 	const rounds = 8
-	limit := int64(rounds*len(endings()) + 1) // so that those that will cost nothing keep nobody off
+	limit := int64(rounds*len(everyEnding()) + 1) // so that those that will cost nothing keep nobody off
 	m := funded(t, yaml, budget.Record{ID: "r", Unit: budget.Requests, Limit: limit}, budget.Record{ID: "t", Unit: budget.Tokens, Limit: 1 << 40})
 	key := m.spender("r", "t")
 	var wait sync.WaitGroup
 	for i := range rounds {
-		for j, e := range endings() {
+		for j, e := range everyEnding() {
 			wait.Go(func() { e.storm(m.gateway, key, fmt.Sprintf("%d/%d", i, j)) })
 		}
 	}
@@ -247,7 +247,7 @@ func TestAfterAStormOfEndingsTheLastUnitIsSpendable(t *testing.T) {
 	if n := m.left(key, "r"); n != limit-charged {
 		t.Errorf("%d left of %d after %d were charged", n, limit, charged)
 	}
-	ok := endings()[0]
+	ok := everyEnding()[0]
 	for i := range limit - charged {
 		if r := m.do(call(key, ok.body())); r.status != 200 {
 			t.Fatalf("unit %d of %d: %d %s", i+1, limit-charged, r.status, r.body)
