@@ -42,12 +42,12 @@ func (s *Store) beside(ctx context.Context, f func(context.Context, *Tx) error) 
 // writer's connection, by their text.
 type statements map[string]*sql.Stmt
 
-func prepare(ctx context.Context, db *sql.DB) (statements, error) {
+func prepare(ctx context.Context, db *sql.DB, numbered bool) (statements, error) {
 	list := statements{}
 	for _, q := range []string{
 		selectBudget, hearKnown, hearNew, fence, selectUntold, selectCounter, selectOthers,
 		insertCounter, updateCounter, insertLease, updateLease,
-		insertSettlements(rowsAtOnce),
+		insertSettlements(numbered, rowsAtOnce),
 	} {
 		stmt, err := db.PrepareContext(ctx, q)
 		if err != nil {

@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/keeptrusts/gateway/budget"
 )
 
-// rowsAtOnce is how many rows one statement writes: SQLite finds each parameter by
-// a walk over all of them, so that more at once cost more again.
+// rowsAtOnce is how many rows one statement writes.
 const rowsAtOnce = 16
 
 // settleAtOnce is how many settlements one transaction keeps: lease calls wait for it.
@@ -21,9 +21,9 @@ const settleAtOnce = 8 * rowsAtOnce
 
 const settlementColumns = 20
 
-func insertSettlements(rows int) string {
+func insertSettlements(numbered bool, rows int) string {
 	return `INSERT INTO settlements (org_id, id, gateway_id, at, token_id, team_id, model, target, ` +
-		strings.Join(usageAmounts, ", ") + `, charged) VALUES ` + values(rows, settlementColumns) +
+		strings.Join(usageAmounts, ", ") + `, charged) VALUES ` + values(numbered, rows, settlementColumns) +
 		` ON CONFLICT (org_id, id) DO NOTHING RETURNING id`
 }
 
@@ -98,7 +98,7 @@ func (b *batch) insert(ctx context.Context, list []budget.Settlement) (err error
 		args = append(args, row.amounts()...)
 		args = append(args, string(charges))
 	}
-	rows, err := b.query(ctx, insertSettlements(len(list)), args...)
+	rows, err := b.query(ctx, insertSettlements(b.turns, len(list)), args...)
 	if err != nil {
 		return fmt.Errorf("keep settlements: %w", err)
 	}
@@ -185,7 +185,7 @@ func (b *batch) addCharges(ctx context.Context) error {
 			c := b.charges[p]
 			args = append(args, b.org, p.budget, p.window, c.amount, c.unpriced, c.ends)
 		}
-		if _, err := b.exec(ctx, `INSERT INTO charges (org_id, budget, win, amount, unpriced, ends_at) VALUES `+values(len(part), columns)+
+		if _, err := b.exec(ctx, `INSERT INTO charges (org_id, budget, win, amount, unpriced, ends_at) VALUES `+values(b.turns, len(part), columns)+
 			` ON CONFLICT (org_id, budget, win) DO UPDATE SET `+added("charges", "amount", "unpriced"), args...); err != nil {
 			return fmt.Errorf("add up charges: %w", err)
 		}
@@ -202,23 +202,30 @@ func (t *Tx) forgetSettlements(ctx context.Context, n int) error {
 	return nil
 }
 
-// values writes the places of rows of arguments: ($1,$2),($3,$4).
-func values(rows, columns int) string {
-	var q strings.Builder
+// values writes the places of rows of arguments: ($1,$2),($3,$4) where they are
+// numbered, else (?,?),(?,?). To SQLite a $1 is a name, which it finds, in making a
+// statement and at every argument, by a walk over all names: of a few hundred that
+// was most of a settlement's cost. PostgreSQL knows numbers only.
+func values(numbered bool, rows, columns int) string {
+	q := make([]byte, 0, 5*rows*columns)
 	for r := range rows {
 		if r > 0 {
-			q.WriteByte(',')
+			q = append(q, ',')
 		}
-		q.WriteByte('(')
+		q = append(q, '(')
 		for c := range columns {
 			if c > 0 {
-				q.WriteByte(',')
+				q = append(q, ',')
 			}
-			fmt.Fprintf(&q, "$%d", r*columns+c+1)
+			if numbered {
+				q = strconv.AppendInt(append(q, '$'), int64(r*columns+c+1), 10)
+			} else {
+				q = append(q, '?')
+			}
 		}
-		q.WriteByte(')')
+		q = append(q, ')')
 	}
-	return q.String()
+	return string(q)
 }
 
 // added sets columns to what they were and what comes, as far as they can count:

@@ -90,7 +90,7 @@ func openFile(ctx context.Context, path string) (*Store, error) {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	if s.stmts, err = prepare(ctx, s.write); err != nil {
+	if s.stmts, err = prepare(ctx, s.write, s.turns); err != nil {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}

@@ -122,7 +122,7 @@ func (b *batch) addUsage(ctx context.Context) error {
 			args = append(args, r.amounts()...)
 		}
 		if _, err := b.exec(ctx, `INSERT INTO usage (org_id, day, token_id, team_id, model, target, `+strings.Join(usageAmounts, ", ")+
-			`) VALUES `+values(len(part), columns)+` ON CONFLICT (org_id, day, token_id, team_id, model, target) DO UPDATE SET `+
+			`) VALUES `+values(b.turns, len(part), columns)+` ON CONFLICT (org_id, day, token_id, team_id, model, target) DO UPDATE SET `+
 			added("usage", usageAmounts...), args...); err != nil {
 			return fmt.Errorf("add up usage: %w", err)
 		}

@@ -5,7 +5,28 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/keeptrusts/gateway/budget"
 )
+
+// BenchmarkSettle is a second of 1000 calls, each of another token.
+func BenchmarkSettle(b *testing.B) {
+	s, err := Open(b.Context(), "sqlite:"+filepath.Join(b.TempDir(), "db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	list, n := make([]budget.Settlement, 1000), 0
+	for b.Loop() {
+		for i := range list {
+			n++
+			list[i] = budget.Settlement{ID: fmt.Sprint(n), At: time.Now(), TokenID: fmt.Sprint("tok_", i), Model: "m", Target: "t", Requests: 1}
+		}
+		if err := s.Settle(b.Context(), "org", "gw", list); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
 
 // BenchmarkUsed is a report of a busy gateway, of 1000 tokens.
 func BenchmarkUsed(b *testing.B) {
