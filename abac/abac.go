@@ -13,7 +13,8 @@
 //  1. the profile is valid, active, inside its times, and of the gateway's org
 //  2. its purpose may do the action
 //  3. it is bound to this gateway or to none
-//  4. the team that the request asserts, if any, is the one it is bound to
+//  4. the team that the request asserts, if any, is the one it is bound to, and
+//     that one is not deleted
 //  5. the model is granted and not excluded; then it must have an entry
 //  6. of the entry's targets some are left: by their teams, by excluded upstream
 //     names, by the providers that are granted
@@ -132,6 +133,9 @@ type Request struct {
 	OrgID     string // the gateway's org
 	GatewayID string // the gateway's id
 	Team      string // as asserted in X-Keeptrusts-Team; "" asserts none
+
+	// DeletedTeams are those of the org that the gateway knows of.
+	DeletedTeams *TeamSet `json:"-"`
 
 	// Execute only.
 	Model   string   // as the client names it

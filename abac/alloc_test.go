@@ -16,6 +16,8 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 		"allowed":           {p, allowed, Allowed},
 		"allowed, unbound":  {Compile(grant(General)), ask(), Allowed},
 		"list":              {p, ask(action(List)), Allowed},
+		"another team gone": {p, ask(gone("research")), Allowed},
+		"its team gone":     {p, ask(gone("platform")), TeamMismatch},
 		"not allowed":       {p, ask(model("gpt-5.4-pro")), ModelNotAllowed},
 		"no provider left":  {p, ask(targets(Target{ID: "azure-us"})), ProviderNotAllowed},
 		"an invalid policy": {Compile(grant("x")), ask(), ProfileInvalid},

@@ -24,6 +24,7 @@ forbid (principal, action, resource) unless { principal.org == context.org };
 forbid (principal, action, resource) when { principal has gateway && (principal.gateway == "" || principal.gateway != context.gateway) };
 forbid (principal, action, resource) when { principal has team && principal.team == "" };
 forbid (principal, action, resource) when { context.team != "" && !(principal has team && principal.team == context.team) };
+forbid (principal, action, resource) when { principal has team && context.deleted.contains(principal.team) };
 
 forbid (principal, action == Action::"execute", resource) unless { context.targets >= 1 && context.targets <= 64 };
 forbid (principal, action == Action::"execute", resource)
@@ -141,6 +142,7 @@ func (c *cedarToken) decide(r *Request) (allowed bool, targets uint64, err error
 		Context: cedar.NewRecord(cedar.RecordMap{
 			"now": cedar.Long(r.Now.UnixNano()), "org": cedar.String(r.OrgID), "gateway": cedar.String(r.GatewayID),
 			"team": cedar.String(r.Team), "model": cedar.String(r.Model), "targets": cedar.Long(len(r.Targets)),
+			"deleted": cedarSet(specDeleted(r)),
 		}),
 	}
 	ask := func(attributes cedar.RecordMap) bool {
@@ -160,11 +162,7 @@ func (c *cedarToken) decide(r *Request) (allowed bool, targets uint64, err error
 			attributes["upstream"] = cedar.String(t.Model)
 		}
 		if len(t.Teams) > 0 {
-			var set []cedar.Value
-			for _, team := range t.Teams {
-				set = append(set, cedar.String(team))
-			}
-			attributes["teams"] = cedar.NewSet(set...)
+			attributes["teams"] = cedarSet(t.Teams)
 		}
 		if ask(attributes) {
 			allowed = true
@@ -172,6 +170,14 @@ func (c *cedarToken) decide(r *Request) (allowed bool, targets uint64, err error
 		}
 	}
 	return allowed, targets, err
+}
+
+func cedarSet(list []string) cedar.Set {
+	values := make([]cedar.Value, len(list))
+	for i, s := range list {
+		values[i] = cedar.String(s)
+	}
+	return cedar.NewSet(values...)
 }
 
 func cedarBasePolicies(tb testing.TB) *cedar.PolicySet {

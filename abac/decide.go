@@ -94,7 +94,7 @@ func (p *Policy) gatewayReason(r *Request) Reason {
 
 // teamReason is check 4.
 func (p *Policy) teamReason(r *Request) Reason {
-	if r.Team != "" && r.Team != p.team {
+	if r.Team != "" && r.Team != p.team || p.team != "" && r.DeletedTeams.Has(p.team) {
 		return TeamMismatch
 	}
 	return Allowed

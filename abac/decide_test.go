@@ -59,7 +59,10 @@ func status(s Status) func(*Profile) { return func(p *Profile) { p.Status = s } 
 
 func action(a Action) func(*Request)     { return func(r *Request) { r.Action = a } }
 func asserts(team string) func(*Request) { return func(r *Request) { r.Team = team } }
-func model(name string) func(*Request)   { return func(r *Request) { r.Model = name } }
+func gone(teams ...string) func(*Request) {
+	return func(r *Request) { r.DeletedTeams = NewTeamSet(teams...) }
+}
+func model(name string) func(*Request) { return func(r *Request) { r.Model = name } }
 
 func targets(list ...Target) func(*Request) { return func(r *Request) { r.Targets = list } }
 
@@ -134,6 +137,13 @@ var decisions = []struct {
 	{"asserts its team in capitals", grant(General, team("platform")), ask(asserts("Platform")), TeamMismatch, 0},
 	{"of no team, asserts one", grant(General), ask(asserts("platform")), TeamMismatch, 0},
 	{"of no team, asserts one, list", grant(General), ask(action(List), asserts("platform")), TeamMismatch, 0},
+	{"its team is deleted", grant(General, team("platform")), ask(gone("platform")), TeamMismatch, 0},
+	{"its team is deleted, asserts it", grant(General, team("platform")), ask(asserts("platform"), gone("research", "platform")), TeamMismatch, 0},
+	{"its team is deleted, self", grant(Integration, team("platform")), ask(action(Self), gone("platform")), TeamMismatch, 0},
+	{"another team is deleted", grant(General, team("platform")), ask(gone("Platform", "research", "")), Allowed, 0b11},
+	{"of no team, one is deleted", grant(General), ask(gone("platform", "")), Allowed, 0b11},
+	{"gateway comes before a deleted team", grant(General, gateway("gw_2"), team("platform")), ask(gone("platform")), GatewayMismatch, 0},
+	{"a deleted team comes before models", grant(General, team("platform"), models()), ask(gone("platform")), TeamMismatch, 0},
 	{"team comes before models", grant(General, models()), ask(asserts("platform")), TeamMismatch, 0},
 
 	{"an exact model", grant(General, models("gpt-5.4-mini")), ask(), Allowed, 0b11},

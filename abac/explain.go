@@ -197,7 +197,11 @@ func (p *Policy) teamDetail(r *Request) string {
 	if p.team == "" {
 		return "bound to no team; " + asserted
 	}
-	return fmt.Sprintf("bound to %s; %s", quote(p.team), asserted)
+	gone := ""
+	if r.DeletedTeams.Has(p.team) {
+		gone = ", which is deleted"
+	}
+	return fmt.Sprintf("bound to %s%s; %s", quote(p.team), gone, asserted)
 }
 
 func (p *Policy) teamsRule(r *Request) string {

@@ -203,6 +203,12 @@ func (r random) request(p *Profile) Request {
 	if r.chance(5) {
 		q.Team = pick(r, teams)
 	}
+	switch {
+	case r.chance(2) && b.TeamID != nil:
+		q.DeletedTeams = NewTeamSet(pick(r, teams), *b.TeamID)
+	case r.chance(8):
+		q.DeletedTeams = NewTeamSet(pick(r, teams))
+	}
 	if r.chance(30) {
 		q.Now = *r.near(noon)
 	}

@@ -1,6 +1,7 @@
 package abac
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ func spec(p *Profile, r *Request) (reason string, left []bool) {
 	deny(p.Purpose == "gateway_runtime" || r.Action < Execute || r.Action > Self, "purpose_not_allowed")
 	deny(b.GatewayID != nil && *b.GatewayID != r.GatewayID, "gateway_mismatch")
 	deny(r.Team != "" && (b.TeamID == nil || *b.TeamID != r.Team), "team_mismatch")
+	deny(b.TeamID != nil && slices.Contains(specDeleted(r), *b.TeamID), "team_mismatch")
 	if reason != "" || r.Action != Execute {
 		deny(reason == "", "allowed")
 		return reason, nil
@@ -83,6 +85,13 @@ func specMatch(pattern, s string) bool {
 		reach = next
 	}
 	return reach[len(s)]
+}
+
+func specDeleted(r *Request) []string {
+	if r.DeletedTeams == nil {
+		return nil
+	}
+	return slices.Collect(maps.Keys(r.DeletedTeams.ids))
 }
 
 func specBadPattern(s string) bool {
