@@ -66,7 +66,10 @@ type counterRow struct {
 	phaseAt                    time.Time
 }
 
-type leaseRow struct{ granted, returned, spent, overrun, acked int64 }
+type leaseRow struct {
+	granted, returned, spent, overrun, acked int64
+	silent                                   bool // its session was not heard for so long that nobody waits for it
+}
 
 // moment is what a budget could bear at some instant.
 type moment struct {
@@ -370,14 +373,15 @@ func (w *world) rows() (map[counterKey]counterRow, map[leaseKey]leaseRow) {
 		counters[k] = r
 	}
 	rows.Close()
-	rows, err = w.db.Query(`SELECT session, budget, win, granted, returned, spent, overrun, acked FROM leases`)
+	rows, err = w.db.Query(`SELECT l.session, budget, win, granted, returned, spent, overrun, acked, coalesce(s.last_seen, 0) < ?
+		FROM leases l LEFT JOIN sessions s ON s.session = l.session`, time.Now().Add(-10*time.Second).UnixMicro())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for rows.Next() {
 		var k leaseKey
 		var r leaseRow
-		if err := rows.Scan(&k.session, &k.budget, &k.window, &r.granted, &r.returned, &r.spent, &r.overrun, &r.acked); err != nil {
+		if err := rows.Scan(&k.session, &k.budget, &k.window, &r.granted, &r.returned, &r.spent, &r.overrun, &r.acked, &r.silent); err != nil {
 			w.t.Fatal(err)
 		}
 		leases[k] = r
@@ -407,7 +411,8 @@ func (w *world) observe(counters map[counterKey]counterRow, leases map[leaseKey]
 				continue
 			}
 			m.idle[g.id] = s.Idle
-			if leases[leaseKey{s.Session, s.Budget, s.Window}].acked < counters[counterKey{s.Budget, s.Window}].phase {
+			row := leases[leaseKey{s.Session, s.Budget, s.Window}]
+			if row.acked < counters[counterKey{s.Budget, s.Window}].phase && !row.silent {
 				m.unacked[g.id] = s.Idle
 			}
 		}
@@ -473,8 +478,10 @@ func (w *world) justified(g *gate, id string, amount int64) bool {
 				break
 			}
 			bears := m.left + m.idle[g.id]
-			if idle, ok := now[k.window]; ok && i == len(list)-1 {
-				bears = m.left + min(m.idle[g.id], idle)
+			idle, ok := now[k.window]
+			last := ok && i == len(list)-1 && idle < m.idle[g.id]
+			if last {
+				bears = m.left + idle
 			}
 			if until.Before(m.young) {
 				for other, idle := range m.unacked {
@@ -484,6 +491,10 @@ func (w *world) justified(g *gate, id string, amount int64) bool {
 				}
 			}
 			if bears < amount {
+				if last { // for the denials that follow from this one
+					m.at, m.idle = time.Now(), map[string]int64{g.id: idle}
+					w.history[k] = append(list, m)
+				}
 				return true
 			}
 			until = m.at
@@ -1100,6 +1111,9 @@ func (w *world) settledDown() {
 
 // charged checks what is left when everybody has gone, and that all of it can be spent.
 func (w *world) charged() {
+	if left := time.Until(time.Now().Truncate(time.Hour).Add(time.Hour)); left < time.Minute {
+		time.Sleep(left) // no window ends below
+	}
 	counters, leases := w.rows()
 	w.mu.Lock()
 	for k, tr := range w.truths {
