@@ -151,7 +151,7 @@ func cutBy(r reply, code, passed string) string {
 	if err := json.Unmarshal([]byte(data), &e); err != nil {
 		return "the error event is no JSON: " + err.Error()
 	}
-	if e.Error.Code != code || e.Error.Type != kindAPI || e.Error.Message == "" || e.RequestID != r.header.Get("X-Request-Id") {
+	if e.Error.Code != code || e.Error.Type != rowByCode[code].kind || e.Error.Message == "" || e.RequestID != r.header.Get("X-Request-Id") {
 		return "the error event's content, want " + code
 	}
 	return ""
