@@ -527,3 +527,36 @@ func TestAFaultOfOursIsChargedAndFreesItsHold(t *testing.T) {
 		t.Errorf("%d tokens charged, want 6", n)
 	}
 }
+
+// A call is reserved at the dearest of the targets that are left, and settled at
+// the one that answered.
+func TestACallIsReservedAtTheDearestTargetAndSettledAtItsOwn(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	yaml := strings.Replace(plainConfig(u.url), "limits:", `  - {name: two, targets: [{id: main}, {id: main2, weight: 0, price: {input: 4, output: 8}}], price: {input: 1, output: 2}}
+limits:`, 1)
+	yaml = strings.Replace(yaml, "models:", `    - {id: main2, base_url: "`+u.url+`/v1"}
+models:`, 1)
+	body := `{"model":"two","max_tokens":100,"messages":[]}`
+	dear := 4000*inputBound(t, body) + 8000*100
+	m := funded(t, yaml, budget.Record{ID: "less", Unit: budget.USD, Limit: dear - 1}, budget.Record{ID: "enough", Unit: budget.USD, Limit: dear})
+	if r := m.do(call(m.spender("less"), body)); r.problem().Code != codeBudgetExceeded || !strings.Contains(r.problem().Message, budget.USD.Format(dear)) {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	key := m.spender("enough")
+	if r := m.do(call(key, body)); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	m.atRest()
+	if n := dear - m.left(key, "enough"); n != 5*1000+1*2000 {
+		t.Errorf("charged %d", n)
+	}
+	// A token that may use the cheap one only is not held to the dear one's price.
+	cheap := m.mint(func(p *abac.Profile) {
+		p.Bindings.Budgets = []abac.BudgetBinding{{ID: "less"}}
+		p.Bindings.Providers = []string{"main"}
+	})
+	if r := m.do(call(cheap, body)); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}

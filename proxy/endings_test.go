@@ -15,11 +15,11 @@ import (
 )
 
 // endingsConfig has targets that end in their own ways; main is the simulator.
-func endingsConfig(url, dead, failing, telling, denying string) string {
+func endingsConfig(url, dead, failing, telling, denying, early string) string {
 	target := func(id, url string) string { return fmt.Sprintf("    - {id: %s, base_url: %q}\n", id, url+"/v1") }
 	return "gateway_id: " + testGateway + "\nproviders:\n  targets:\n" +
 		`    - {id: main, base_url: "` + url + `/v1", secret_key_ref: {file: target-secret}}` + "\n" +
-		target("dead", dead) + target("failing", failing) + target("telling", telling) + target("denying", denying) +
+		target("dead", dead) + target("failing", failing) + target("telling", telling) + target("denying", denying) + target("early", early) +
 		`models:
   - {name: chat, targets: [{id: main}]}
   - {name: dead, targets: [{id: dead}]}
@@ -29,6 +29,7 @@ func endingsConfig(url, dead, failing, telling, denying string) string {
   - {name: telling-first, targets: [{id: telling}, {id: main, weight: 0}]}
   - {name: failing-dead, targets: [{id: failing}, {id: dead, weight: 0}]}
   - {name: denying, targets: [{id: denying}]}
+  - {name: early, targets: [{id: early}]}
 limits: {first_byte: 700ms, upstream_idle: 700ms, lame_duck: 0s, drain: 5s}
 `
 }
@@ -85,6 +86,7 @@ func everyEnding() []ending {
 		{name: "the first failed, and told usage", model: "telling-first", input: 5 + 4, least: 11 + 3, most: 11 + 3, requests: 1, told: true, script: `"usage":{"prompt_tokens":5,"completion_tokens":11}`},
 		{name: "the first failed, the second was not reached", model: "failing-dead", requests: 1, told: true, status: 502},
 		{name: "the only one failed", model: "failing", requests: 1, told: true, status: 503},
+		{name: "streamed, nothing told before the cut", model: "early", stream: true, input: bounded, least: 3, most: endingLimit, requests: 1},
 		{name: "the credential was refused", model: "denying", requests: 1, told: true, status: 502},
 	}
 }
@@ -153,12 +155,18 @@ func endingTargets(t *testing.T) (yaml string, seen func() map[string]bool) {
 	failing := answering(t, whole(503, `{"error":{"message":"busy"}}`))
 	telling := answering(t, whole(503, `{"error":{"message":"busy"},"usage":{"prompt_tokens":4,"completion_tokens":3}}`))
 	denying := answering(t, whole(401, `{"error":{"message":"who are you"}}`))
-	return priced(endingsConfig(url, dead, failing.url, telling.url, denying.url)), func() map[string]bool {
+	early := scripted(t, func(c *callee) {
+		if c.request() != "" {
+			told := strings.Replace(letter(0), "}]}", `}],"usage":{"prompt_tokens":0,"completion_tokens":0}}`, 1)
+			c.send(sseHead + chunk(told+told+told))
+		}
+	})
+	return priced(endingsConfig(url, dead, failing.url, telling.url, denying.url, early.url)), func() map[string]bool {
 		ids := make(map[string]bool)
 		for _, r := range sim.Requests() {
 			ids[r.Header.Get("X-Client-Request-Id")] = true
 		}
-		for _, u := range []*upstreamScript{failing, telling, denying} {
+		for _, u := range []*upstreamScript{failing, telling, denying, early} {
 			for _, raw := range u.seen() {
 				ids[claimOf(raw)] = true
 			}
