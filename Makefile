@@ -60,9 +60,10 @@ deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3,
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3 git ca-certificates postgresql >/dev/null
 
-test: needs ## all tests under the race detector, the allocation gates without it, 5 s of each fuzz target
+test: needs ## all tests under the race detector, the allocation gates without it, budgets mistreated for a minute, 5 s of each fuzz target
 	$(MAKE) race
 	$(MAKE) allocs
+	go run ./test/torture -short
 	./test/fuzz.sh 1/1 5s light
 	echo "test: all of it passed"
 

@@ -44,6 +44,7 @@ type answer struct {
 	finish string
 	done   bool   // the answer was whole
 	left   bool   // the client went
+	nobody bool   // listened
 	output string // x-keeptrusts-output-limit
 	err    error
 }
@@ -74,7 +75,7 @@ func (a *agent) ask(ctx context.Context, addr, bearer string, c call) *answer {
 	if a.conn == nil {
 		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
 		if err != nil {
-			return &answer{err: err}
+			return &answer{err: err, nobody: true}
 		}
 		a.addr, a.conn, a.r = addr, conn, bufio.NewReader(conn)
 	}
@@ -85,7 +86,7 @@ func (a *agent) ask(ctx context.Context, addr, bearer string, c call) *answer {
 	if _, res.err = a.conn.Write(c.request(addr, bearer)); res.err == nil {
 		a.read(ctx, &c, &res)
 	}
-	if !res.done {
+	if !res.done && a.conn != nil {
 		if tcp, ok := a.conn.(*net.TCPConn); ok && res.left && c.reset {
 			_ = tcp.SetLinger(0)
 		}
@@ -139,9 +140,11 @@ func (a *agent) read(ctx context.Context, c *call, res *answer) {
 	for {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			res.done = ended && !head.Close
-			if !ended {
+			if res.done = ended; !ended {
 				res.err = io.ErrUnexpectedEOF
+			}
+			if head.Close {
+				a.close()
 			}
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,7 @@ func endings(ctx context.Context, t *trial) error {
 	if t.short {
 		n = 500
 	}
-	f, err := newFleet(ctx, t, layout{gateways: 2, silence: silence})
+	f, err := newFleet(ctx, t, layout{gateways: 2, silence: silence, drain: 150 * time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -159,7 +160,7 @@ func (m *mistreatment) drain(ctx context.Context, stop <-chan struct{}) {
 		case <-stop:
 			m.t.figure("%d drains of one of two gateways", i)
 			return
-		case <-time.After(time.Duration(500+min(i, 1)*1500) * time.Millisecond):
+		case <-time.After(time.Duration(500+min(i, 1)*1000) * time.Millisecond):
 		}
 		m.draining.Store(true)
 		err := g.child.terminate(20 * time.Second)
@@ -200,10 +201,14 @@ func (m *mistreatment) one(ctx context.Context, a *agent, k *ending, i int64) {
 	}
 	drained := m.draining.Load()
 	out := a.ask(ctx, g.addr, t.Token, c)
+	if out.nobody || out.code == "draining" && out.status == http.StatusServiceUnavailable {
+		g = m.gateways[0] // it was not even admitted: that ends nothing
+		out = a.ask(ctx, g.addr, t.Token, c)
+	}
 	spoil.Wait()
 	m.told[k.name].add(out.word())
 	if g == m.gateways[1] && (drained || m.draining.Load() || out.word() == "cut" || out.word() == "draining") {
-		return // whatever it was told, or nothing
+		return // it was drained meanwhile, and may have been told anything
 	}
 	if k.words != "" && !slices.Contains(strings.Fields(k.words), out.word()) {
 		m.t.miss("%s: the client was told: %v", k.name, out)

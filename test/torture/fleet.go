@@ -43,7 +43,7 @@ models:
   - {name: priced, targets: [{id: up}], context: 8000, max_output: 1000, price: {input: 1, output: 2, request: 0.001}}
   - {name: plain, targets: [{id: plain}], context: 8000, max_output: 1000, price: {input: 1, output: 2, request: 0.001}}
   - {name: refused, targets: [{id: down}], context: 8000, max_output: 1000, price: {input: 1, output: 2, request: 0.001}}
-limits: {first_byte: %[7]s, upstream_idle: %[7]s, lame_duck: 100ms, drain: 1s}
+limits: {first_byte: %[7]s, upstream_idle: %[7]s, lame_duck: 100ms, drain: %[8]s}
 log: {level: info}
 `
 
@@ -72,12 +72,16 @@ type gateway struct {
 type layout struct {
 	gateways int           // 0: one with its own control plane
 	silence  time.Duration // after which an upstream is given up
+	drain    time.Duration // after which streams are cut
 	between  func(plane string) (string, error)
 }
 
 func newFleet(ctx context.Context, t *trial, l layout) (*fleet, error) {
 	if l.silence == 0 {
 		l.silence = 30 * time.Second
+	}
+	if l.drain == 0 {
+		l.drain = time.Second
 	}
 	up, err := newUpstream(t)
 	if err != nil {
@@ -147,7 +151,7 @@ func (f *fleet) add(id, plane string, l layout) (*gateway, error) {
 		return nil, err
 	}
 	f.gateways = append(f.gateways, g)
-	text := fmt.Sprintf(gatewayConf, id, g.addr, g.ops, g.dir, plane, f.up.addr, l.silence)
+	text := fmt.Sprintf(gatewayConf, id, g.addr, g.ops, g.dir, plane, f.up.addr, l.silence, l.drain)
 	return g, os.WriteFile(g.conf, []byte(text), 0o600)
 }
 

@@ -56,13 +56,13 @@ func fleetWide(ctx context.Context, t *trial) error {
 	return f.unnamed(ctx, max(n/4, 1))
 }
 
-// unnamed has calls without an output limit of their own: each is given what the
-// budget can bear, and the last unit is spent.
+// unnamed has calls of 20 units without an output limit of their own: each is given
+// what the budget can bear, and the last unit is spent.
 func (f *fleet) unnamed(ctx context.Context, n int) error {
 	var rounds []*round
 	for i := range n {
 		id := fmt.Sprintf("b_unnamed_%d", i)
-		c := call{model: metered, leaving: stays, script: script{do: "whole", delay: 20 * time.Millisecond, output: 10}}
+		c := call{model: metered, leaving: stays, script: script{do: "whole", delay: 20 * time.Millisecond, output: 20}}
 		rounds = append(rounds, &round{name: id, limits: []limits{{id: id, unit: "usd", window: "day", limit: "0.001"}}, callers: 150, call: c, again: true})
 	}
 	results, err := f.play(ctx, rounds)
@@ -76,7 +76,7 @@ func (f *fleet) unnamed(ctx context.Context, n int) error {
 		f.t.must(s.settled == 1000*unit && s.held == 0, "%s: %s; want all of 1,000 units settled (%v)", r.name, s, results[i].words.n)
 		f.t.must(len(results[i].wrong) == 0, "%s: unexpected: %v", r.name, first(results[i].wrong))
 	}
-	f.t.figure("limit 1,000, cost 10, no limit of their own: charged %d to %d units, in %d runs", least, most, n)
+	f.t.figure("limit 1,000, cost 20, no limit of their own: charged %d to %d units, in %d runs", least, most, n)
 	return nil
 }
 

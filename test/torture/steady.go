@@ -50,9 +50,17 @@ func (t *trial) steadily(ctx context.Context, hot int, warm, lasting time.Durati
 			return err
 		}
 	}
+	words := &tally{}
+	together(8, func(k int) { // every budget's first lease is asked for by whoever waits for it
+		a := &agent{}
+		defer a.close()
+		for i := k; i < 2*hot; i += 8 {
+			c := call{model: cent, leaving: stays, script: script{id: fmt.Sprintf("first/%d", i), do: "whole", input: 10, output: 5}}
+			words.add(a.ask(ctx, f.gateways[0].addr, tokens[i%hot].Token, c).word())
+		}
+	})
 	loading, stop := context.WithTimeout(ctx, warm+lasting)
 	defer stop()
-	words := &tally{}
 	var number, counting, before, settlements atomic.Int64
 	go func() {
 		pause(loading, warm)
