@@ -245,6 +245,34 @@ func TestATopUpBeyondWhatCanBeCountedIsRefused(t *testing.T) {
 	t.Errorf("20 were taken: %s", a.raw)
 }
 
+func TestGatewaysHearAtOnceOfABudgetThatChanges(t *testing.T) {
+	p := newPlane(t)
+	c, _ := p.gateway("gw", "i")
+	s := watchFrom(t, c, FromHead)
+	s.next(KindHead)
+	p.must(201, "PUT", "/v1/budgets/b", fields{"unit": "usd", "window": "day", "limit": "5"})
+	s.next(KindUpsert)
+	p.must(200, "POST", "/v1/budgets/b/top-up", fields{"amount": "1", "key": "k"})
+	if e := s.next(KindRecall); e.Recall.Budget != "b" || e.Recall.Window != "2026-11-24.0" {
+		t.Errorf("topped up: %+v", e.Recall)
+	}
+	p.must(200, "PUT", "/v1/budgets/b", fields{"limit": "7"})
+	heard := map[string]bool{}
+	for len(heard) < 2 {
+		select {
+		case e := <-s.events:
+			if e.Kind != KindHead {
+				heard[e.Kind] = true
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("heard only %v", heard)
+		}
+	}
+	if !heard[KindUpsert] || !heard[KindRecall] {
+		t.Errorf("heard %v", heard)
+	}
+}
+
 func TestTokensThatBringOneBudgetAtOnceShareIt(t *testing.T) {
 	p := newPlane(t)
 	const n = 16
