@@ -180,8 +180,12 @@ func inNeed(err error, i int) error {
 
 func readClosing(f strict) budget.Closing {
 	f.only("session", "leases", "lost")
-	c := budget.Closing{Session: f.id("session"), Lost: f.boolean("lost")}
-	f.each("leases", maxLeases, func(f strict) {
+	// Any name that a file can have: what can't be closed would be asked for ever.
+	c := budget.Closing{Session: f.text("session", maxText), Lost: f.boolean("lost")}
+	if c.Session == "" {
+		f.fail("session", "must not be empty")
+	}
+	f.each("leases", maxMarks, func(f strict) {
 		f.only("budget", "window", "mark", "overrun")
 		c.Leases = append(c.Leases, budget.ClosedLease{
 			Budget: f.id("budget"), Window: f.window(), Mark: f.number("mark", 0), Overrun: f.number("overrun", 0),
@@ -202,8 +206,8 @@ func readSettlement(f strict) budget.Settlement {
 	f.only("id", "at", "token_id", "team_id", "model", "target", "requests", "input", "cached_input", "cache_write", "output",
 		"reasoning", "audio_input", "audio_output", "cost", "unpriced", "estimated", "budgets")
 	n := budget.Settlement{
-		ID: f.id("id"), At: f.time("at"), TokenID: f.id("token_id"), TeamID: f.text("team_id", abac.MaxIDLen),
-		Model: f.text("model", 256), Target: f.text("target", 128), Requests: f.number("requests", 0),
+		ID: f.id("id"), At: f.time("at"), TokenID: f.id("token_id"), TeamID: f.text("team_id", maxText),
+		Model: f.text("model", maxText), Target: f.text("target", maxText), Requests: f.number("requests", 0),
 		Input: f.number("input", 0), CachedInput: f.number("cached_input", 0), CacheWrite: f.number("cache_write", 0),
 		Output: f.number("output", 0), Reasoning: f.number("reasoning", 0),
 		AudioInput: f.number("audio_input", 0), AudioOutput: f.number("audio_output", 0),

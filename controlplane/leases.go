@@ -19,7 +19,9 @@ const (
 	maxNeeds       = 10_000                 // a call
 	maxClosings    = 1_000                  // a call
 	maxSettlements = 1_000                  // a call
-	maxParts       = 64                     // budgets of one need, or of one settlement
+	maxParts       = 1_000                  // budgets of one need, or of one settlement
+	maxMarks       = 100_000                // leases of one closing
+	maxText        = 1_024                  // bytes of a name that the gateway has from its file
 )
 
 var (

@@ -184,6 +184,7 @@ func TestLeaseCallsAreReadStrictly(t *testing.T) {
 		{need(`[{"budget":"b","window":"w","amount":1,"want":1}]`), "unknown_parameter", "needs[0][0].want"},
 		{need(`[{"budget":"b","window":"w","amount":1},{"budget":"b","window":"w","amount":1}]`), "invalid_value", "needs[0][1].window"},
 		{ends(`{"leases":[]}`), "invalid_value", "close[0].session"},
+		{ends(`{"session":7}`), "invalid_value", "close[0].session"},
 		{ends(`{"session":"s","lost":"yes"}`), "invalid_value", "close[0].lost"},
 		{ends(`{"session":"s","leases":[{"budget":"b","window":"w","mark":-1}]}`), "invalid_value", "close[0].leases[0].mark"},
 		{ends(`{"session":"s","leases":[{"budget":"b","window":"w","spent":1}]}`), "unknown_parameter", "close[0].leases[0].spent"},
@@ -196,7 +197,7 @@ func TestLeaseCallsAreReadStrictly(t *testing.T) {
 	for _, body := range []string{
 		`{"session":"s","seq":1}`, `{"session":"s","seq":9223372036854775807,"leases":[],"needs":[],"close":[]}`,
 		lease(`{"budget":"b","window":"w","granted":9223372036854775807,"want":0}`), need(`[{"budget":"b","window":"w","amount":0}]`),
-		lease(`{"budget":"b","window":"next","granted":0,"want":5},{"budget":"b","window":"w"}`), ends(`{"session":"x","leases":[],"lost":false}`), ends(`{"session":"y","leases":null}`),
+		lease(`{"budget":"b","window":"next","granted":0,"want":5},{"budget":"b","window":"w"}`), ends(`{"session":"x","leases":[],"lost":false}`), ends(`{"session":"a b","leases":null}`),
 	} {
 		if a := p.call(runtime, "POST", "/v1/runtime/leases", body); a.status != 200 {
 			t.Errorf("%s: %d %s", body, a.status, a.raw)

@@ -199,6 +199,15 @@ var accounts = []scenario{
 		}
 		b.stands("b", fmt.Sprintf("%d 0 0 0", int64(math.MaxInt64)))
 	}),
+	onBank("a name that no database takes is kept without what it can't take", func(b *bank) {
+		n := spent("r1", 1)
+		n.Model, n.TeamID = "m\x00\xff!", "\x00"
+		b.settle(n)
+		b.settle(n)
+		if got := b.usage(UsageFilter{By: []string{"team", "model"}}); got != " m! 1 1 10" {
+			b.Errorf("got %q", got)
+		}
+	}),
 	onBank("single settlements go after 35 days, and their sums stay", func(b *bank) {
 		b.settle(spent("r1", 1), spent("r2", 1), spent("r3", 1))
 		b.wait(35*24*time.Hour + time.Second)

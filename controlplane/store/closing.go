@@ -24,6 +24,7 @@ var errForeign = errors.New("the session is another gateway's")
 // closeSession ends a session of this gateway, charges what it may have spent and
 // takes the rest back. Again it changes nothing, or ends what was left half done.
 func (s *Store) closeSession(ctx context.Context, org, gateway string, c *budget.Closing) (closed bool, recalls []budget.Recall, err error) {
+	session := storable(c.Session)
 	claims := make(map[place]*budget.ClosedLease, len(c.Leases))
 	for i := range c.Leases {
 		l := &c.Leases[i]
@@ -37,11 +38,11 @@ func (s *Store) closeSession(ctx context.Context, org, gateway string, c *budget
 		var next place
 		var told []budget.Recall
 		err := s.beside(ctx, func(ctx context.Context, t *Tx) error {
-			v := visit{Tx: t, org: org, gateway: gateway, call: &budget.Call{Session: c.Session}, counters: map[place]*counter{}}
+			v := visit{Tx: t, org: org, gateway: gateway, call: &budget.Call{Session: session}, counters: map[place]*counter{}}
 			if err := v.shut(ctx); err != nil {
 				return err
 			}
-			part, err := v.places(ctx, selectLeases, org, c.Session, after.budget, after.window, together)
+			part, err := v.places(ctx, selectLeases, org, session, after.budget, after.window, together)
 			if err != nil {
 				return err
 			}

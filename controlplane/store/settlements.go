@@ -89,6 +89,9 @@ func (b *batch) insert(ctx context.Context, list []budget.Settlement) (err error
 	for i := range list {
 		n := &list[i]
 		n.At = b.past(n.At)
+		for _, s := range []*string{&n.ID, &n.TokenID, &n.TeamID, &n.Model, &n.Target} {
+			*s = storable(*s)
+		}
 		row := sums(n)
 		charges, err := json.Marshal(n.Budgets)
 		if err != nil {
@@ -123,6 +126,12 @@ func (b *batch) insert(ctx context.Context, list []budget.Settlement) (err error
 		}
 	}
 	return nil
+}
+
+// storable leaves out what a database may refuse in a text: a settlement that is
+// never kept would keep those behind it from being told.
+func storable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
 }
 
 // past keeps a gateway's clock from writing into days to come.
