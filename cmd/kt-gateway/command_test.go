@@ -111,6 +111,25 @@ func TestBudgetsAsTheyAreWritten(t *testing.T) {
 	}
 }
 
+func FuzzBudgetFlag(f *testing.F) {
+	for _, s := range []string{"usd=5.00/day", "b_team", "b:tokens=1000000/month", "a:b:requests=10/total", "usd=5", "=/", ":usd=5/day", "usd=5/day/week", "b:c", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		b, err := parseBudget(s, "name")
+		if err != nil {
+			return
+		}
+		brought := b.Unit + "=" + b.Limit + "/" + b.Window
+		if s != b.ID && s != brought && s != b.ID+":"+brought {
+			t.Fatalf("%q is %+v", s, b)
+		}
+		if b.Limit == "" && (b.Unit != "" || b.Window != "") || b.Limit != "" && (b.Unit == "" || b.Window == "" || b.ID == "") {
+			t.Fatalf("%q is half a budget: %+v", s, b)
+		}
+	})
+}
+
 func TestSpansOfTime(t *testing.T) {
 	for _, tt := range []struct {
 		give string
