@@ -27,7 +27,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrJournal says that a journal is lost: what it bounded can't be known.
+// errJournal says that a journal is lost: what it bounded can't be known.
 var errJournal = errors.New("the journal does not check")
 
 // journal is an open file. It is used by one goroutine at a time.
