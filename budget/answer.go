@@ -95,8 +95,12 @@ func after(t time.Duration, ms int64) time.Duration {
 
 func add2(t, d time.Duration) time.Duration { return time.Duration(add(int64(t), int64(d))) }
 
-// holders says that an amount would fit, were nothing held or leased.
-func (le *lease) holders(amount int64) bool { return le.limit-le.settled >= amount }
+// holders says that an amount would fit, were nothing held or leased. What was spent
+// here since it was last told counts as settled.
+func (le *lease) holders(amount int64) bool {
+	since := le.spent - le.told.Spent + le.overrun - le.told.Overrun
+	return le.limit-le.settled-max(0, since) >= amount
+}
 
 // judge denies a need that an answer says can't be borne now.
 func (l *Ledger) judge(w *waiter, c *call, now time.Duration) {
