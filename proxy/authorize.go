@@ -14,6 +14,7 @@ func (x *exchange) authorize() error {
 		return x.denial(d)
 	}
 	x.left = d.Targets
+	x.s.used.note(x) // here, for after the call the entry is in no near cache any more
 	return nil
 }
 

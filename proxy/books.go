@@ -138,7 +138,7 @@ func (x *exchange) account(status int) {
 		if x.denied != "" {
 			x.rec.Reason = x.denied
 		}
-		if x.reason == abac.Allowed {
+		if x.reason == abac.Allowed && x.route.action != abac.Execute {
 			s.used.note(x)
 		}
 	}

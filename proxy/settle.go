@@ -149,9 +149,9 @@ func (x *exchange) guessed(code string) bill {
 
 // note tells the control plane who spent.
 func (x *exchange) note(b *bill, used budget.Amounts) {
-	p, u := x.policy.Profile(), &b.usage
+	u := &b.usage
 	n := budget.Settlement{
-		At: x.asked, TokenID: p.ID, TeamID: deref(p.Bindings.TeamID), Model: x.serving.model.Name, Target: x.target.id,
+		At: x.asked, TokenID: x.entry.ID, TeamID: x.entry.Team, Model: x.serving.model.Name, Target: x.target.id,
 		Requests: 1, Input: u.Input, CachedInput: u.CachedInput, CacheWrite: u.CacheWrite, Output: u.Output, Reasoning: u.Reasoning,
 		AudioInput: u.AudioInput, AudioOutput: u.AudioOutput, Cost: b.nano, Unpriced: b.unpriced, Estimated: b.estimated,
 	}
