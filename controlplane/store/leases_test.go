@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -163,6 +165,35 @@ var leasing = []scenario{
 		if len(o.Leases) != n {
 			b.Errorf("%d leases", len(o.Leases))
 		}
+	}),
+	onBank("sessions at once are granted the limit, and no more", func(b *bank) {
+		const limit, sessions = 60, 8
+		b.budget("a", limit)
+		b.budget("b", 10*limit)
+		var granted atomic.Int64
+		var wg sync.WaitGroup
+		for i := range sessions {
+			wg.Go(func() {
+				var had int64
+				for seq := int64(1); ; seq++ {
+					o, err := b.send(budget.Call{Session: fmt.Sprintf("s%d", i), Seq: seq, Needs: [][]budget.Need{needOf(1, "b", "a")}})
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if o.of("a").Granted == had {
+						granted.Add(had)
+						return
+					}
+					had = o.of("a").Granted
+				}
+			})
+		}
+		wg.Wait()
+		if granted.Load() != limit {
+			b.Errorf("%d were granted", granted.Load())
+		}
+		b.stands("b", fmt.Sprintf("0 0 %d %d", limit, 9*limit))
 	}),
 	onBank("a long call that a newer one overtakes between its parts wishes nothing any more", func(b *bank) {
 		b.budget("b", 10)
