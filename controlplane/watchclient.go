@@ -138,7 +138,7 @@ func parseEvent(kind, id, data []byte) (e Event, known bool, err error) {
 	e.Kind = string(kind)
 	switch e.Kind {
 	case KindUpsert, KindRevoke, KindHead:
-		if e.Revision, err = strconv.ParseInt(string(id), 10, 64); err != nil || e.Revision < 0 {
+		if e.Revision, err = strconv.ParseInt(string(id), 10, 64); err != nil || e.Revision < 0 || e.Revision == 0 && e.Kind != KindHead {
 			return e, false, errStranger("an event without a revision")
 		}
 	}
@@ -171,6 +171,7 @@ func (e *Event) readUpsert(data []byte) (known bool, err error) {
 		Digest  string          `json:"sha256"`
 		Profile *abac.Profile   `json:"profile"`
 		Budget  json.RawMessage `json:"budget"`
+		Team    *abac.Team      `json:"team"`
 	}
 	if err := json.Unmarshal(data, &w); err != nil {
 		return false, err
@@ -187,6 +188,12 @@ func (e *Event) readUpsert(data []byte) (known bool, err error) {
 		e.Budget = &budget.Record{}
 		// One of a later version's making changes nothing here: what is known stays.
 		return json.Unmarshal(w.Budget, e.Budget) == nil, nil
+	case subjectTeam:
+		if w.Team == nil || w.Team.ID == "" {
+			return false, errors.New("no team")
+		}
+		e.Team = w.Team
+		return true, nil
 	}
 	return false, nil
 }
