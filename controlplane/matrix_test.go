@@ -25,6 +25,10 @@ GET    /v1/budgets               200        401  401     401     403     403    
 GET    /v1/budgets/{id}          200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 PUT    /v1/budgets/{id}          200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 POST   /v1/budgets/{id}/top-up   200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+GET    /v1/teams                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+GET    /v1/teams/{id}            200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+PUT    /v1/teams/{id}            200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+DELETE /v1/teams/{id}            200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/usage                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/gateways              200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/audit                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
@@ -87,9 +91,11 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 					"POST /v1/runtime/settlements": fields{"settlements": []fields{{"id": name, "at": p.now(), "token_id": id,
 						"requests": 1, "budgets": []fields{{"budget": id, "amount": 1}}}}},
 				}[method+" "+path]
+				p.must(201, "PUT", "/v1/teams/"+id, nil)
 				p.must(201, "PUT", "/v1/budgets/"+id, fields{"unit": "usd", "window": "day", "limit": "1"})
 				things := func() string {
-					return p.must(200, "GET", "/v1/tokens/"+id, nil).raw + p.must(200, "GET", "/v1/budgets/"+id, nil).raw
+					return p.must(200, "GET", "/v1/tokens/"+id, nil).raw + p.must(200, "GET", "/v1/budgets/"+id, nil).raw +
+						p.must(200, "GET", "/v1/teams/"+id, nil).raw
 				}
 				before := things()
 				a := p.call(bearer, method, strings.ReplaceAll(path, "{id}", id), body)

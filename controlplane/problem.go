@@ -70,6 +70,7 @@ var codes = map[string]meaning{
 	"unsupported_media_type":     {http.StatusUnsupportedMediaType, kindInvalid},
 	"token_not_found":            {http.StatusNotFound, kindInvalid},
 	"budget_not_found":           {http.StatusNotFound, kindInvalid},
+	"team_not_found":             {http.StatusNotFound, kindInvalid},
 	"budget_conflict":            {http.StatusConflict, kindInvalid},
 	codeTargetRevoked:            {http.StatusConflict, kindInvalid},
 	"token_not_quarantined":      {http.StatusConflict, kindInvalid},

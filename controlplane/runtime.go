@@ -30,6 +30,7 @@ type runtimeID struct{ org, gateway string }
 type Resolved struct {
 	Profile *abac.Profile   `json:"profile"`
 	Budgets []budget.Record `json:"budgets"` // that it names, or that apply to it
+	Team    *abac.Team      `json:"team"`    // that it is bound to; null: none, or one without a record
 	Head    int64           `json:"head"`    // the revision of the moment
 }
 
@@ -84,8 +85,29 @@ func (s *Server) resolve(ctx context.Context, who runtimeID, d token.Digest) (Re
 		s.metrics.resolved.WithLabelValues("failed").Inc()
 		return Resolved{}, err
 	}
+	team, err := s.teamOf(ctx, &p)
+	if err != nil {
+		s.metrics.resolved.WithLabelValues("failed").Inc()
+		return Resolved{}, err
+	}
 	s.metrics.resolved.WithLabelValues("found").Inc()
-	return Resolved{Profile: &p, Budgets: records, Head: head}, nil
+	return Resolved{Profile: &p, Budgets: records, Team: team, Head: head}, nil
+}
+
+// teamOf returns what is known of the team that a token is bound to; nil: nothing.
+func (s *Server) teamOf(ctx context.Context, p *abac.Profile) (*abac.Team, error) {
+	if p.Bindings.TeamID == nil {
+		return nil, nil
+	}
+	t, err := s.store.Team(ctx, p.OrgID, *p.Bindings.TeamID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	told := t.Told()
+	return &told, nil
 }
 
 // recordsOf returns the budgets that a token's calls at a gateway are charged to.

@@ -29,11 +29,17 @@ const (
 	eventBudgetCreated  = "budget.created"
 	eventBudgetChanged  = "budget.changed"
 	eventBudgetToppedUp = "budget.topped_up"
+
+	eventTeamCreated  = "team.created"
+	eventTeamChanged  = "team.changed"
+	eventTeamDeleted  = "team.deleted"
+	eventTeamRestored = "team.restored"
 )
 
 var events = []string{
 	eventCreated, eventUpdated, eventRotated, eventRevoked, eventQuarantined, eventReleased, eventMisplaced,
 	eventBudgetCreated, eventBudgetChanged, eventBudgetToppedUp,
+	eventTeamCreated, eventTeamChanged, eventTeamDeleted, eventTeamRestored,
 }
 
 // minted is the one answer that holds a token's string.

@@ -18,7 +18,7 @@ import (
 
 // The kinds of events on a watch.
 const (
-	KindUpsert = "upsert" // a token that may serve, or a budget, is as it is told
+	KindUpsert = "upsert" // a token that may serve, a budget or a team is as it is told
 	KindRevoke = "revoke" // a token is revoked or quarantined
 	KindRecall = "recall" // idle money is wanted back, or limit or window changed
 	KindHead   = "head"   // every change up to this revision has been told
@@ -33,6 +33,7 @@ type Event struct {
 	TokenID string        // of the same
 	Profile *abac.Profile // of an upsert of a token, as this gateway may see it
 	Budget  *budget.Record
+	Team    *abac.Team
 	Recall  *budget.Recall
 }
 
@@ -200,6 +201,11 @@ func (v *watch) standing() error {
 // event is a change as this watch's gateway may see it.
 func (v *watch) event(ctx context.Context, c *store.Change) (Event, error) {
 	e := Event{Kind: KindUpsert, Revision: c.Revision}
+	if c.Team != nil {
+		told := c.Team.Told()
+		e.Team = &told
+		return e, nil
+	}
 	if c.Token == nil {
 		b, err := v.s.store.Budget(ctx, v.w.instance.OrgID, c.Subject)
 		e.Budget = &b.Record
@@ -332,10 +338,11 @@ func (o *eventWriter) write(events []Event) error {
 // What the data of each kind of event is.
 type (
 	wireUpsert struct {
-		Kind    string         `json:"kind"` // token, budget; later team
+		Kind    string         `json:"kind"` // token, budget, team
 		Digest  string         `json:"sha256,omitempty"`
 		Profile *abac.Profile  `json:"profile,omitempty"`
 		Budget  *budget.Record `json:"budget,omitempty"`
+		Team    *abac.Team     `json:"team,omitempty"`
 	}
 	wireRevoke struct {
 		ID       string `json:"id"`
@@ -350,15 +357,19 @@ type (
 const (
 	subjectToken  = "token"
 	subjectBudget = "budget"
+	subjectTeam   = "team"
 )
 
 func appendEvent(b []byte, e *Event) []byte {
 	var data any
 	switch e.Kind {
 	case KindUpsert:
-		if e.Budget != nil {
+		switch {
+		case e.Budget != nil:
 			data = wireUpsert{Kind: subjectBudget, Budget: e.Budget}
-		} else {
+		case e.Team != nil:
+			data = wireUpsert{Kind: subjectTeam, Team: e.Team}
+		default:
 			data = wireUpsert{Kind: subjectToken, Digest: e.Digest.String(), Profile: e.Profile}
 		}
 	case KindRevoke:

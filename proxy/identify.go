@@ -27,6 +27,7 @@ func (x *exchange) identify() error {
 	}
 	x.ask = abac.Request{
 		Now: x.began, OrgID: x.s.org(), GatewayID: x.rt.cfg.GatewayID, Team: str(x.head.team),
+		DeletedTeams: x.s.deleted(),
 	}
 	if x.route != nil {
 		x.ask.Action = x.route.action

@@ -162,6 +162,9 @@ func (x *exchange) denial(d abac.Decision) *refusal {
 	case abac.GatewayMismatch:
 		return refuse("gateway_mismatch", "Token %s is bound to gateway %q; this is %q. Use that gateway, or ask your administrator for a token of this one.", prof.ID, deref(b.GatewayID), r.GatewayID)
 	case abac.TeamMismatch:
+		if r.DeletedTeams.Has(deref(b.TeamID)) {
+			return refuse("team_mismatch", "Token %s belongs to team %s, which is deleted. Ask your administrator for a token of another team.", prof.ID, quotedOrNone(b.TeamID))
+		}
 		return refuse("team_mismatch", "Token %s belongs to team %s, and %s. Name its own team in X-Keeptrusts-Team or none, or ask your administrator.", prof.ID, quotedOrNone(b.TeamID), x.teamFault(b.TeamID))
 	case abac.ModelNotAllowed:
 		f := refuse("model_not_allowed", "Token %s may not use model %s. It may use: %s. Ask your administrator to widen it.", prof.ID, x.quoted(r.Model), granted(b.Models, prof.Purpose))

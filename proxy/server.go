@@ -39,6 +39,10 @@ type Options struct {
 	Build      string
 	Ready      func() error   // nil error: identity verified and cache usable. nil func: always
 	Ledger     *budget.Ledger // its owner closes it after Drain
+
+	// DeletedTeams gives the org's teams whose tokens are denied, the same set until
+	// they change; it is asked at every request. nil: there are none.
+	DeletedTeams func() *abac.TeamSet
 }
 
 // Server is the data plane. Safe for concurrent use.
@@ -54,6 +58,7 @@ type Server struct {
 	reporter *reporter
 	used     *uses
 	ledger   *budget.Ledger
+	deleted  func() *abac.TeamSet
 	limiters *budget.Limiters
 
 	runtime   atomic.Pointer[runtime]
@@ -94,12 +99,15 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		tokens: o.Tokens, org: o.Org, log: o.Log, records: o.Records, ready: o.Ready,
-		ledger: o.Ledger, limiters: budget.NewLimiters(),
+		ledger: o.Ledger, limiters: budget.NewLimiters(), deleted: o.DeletedTeams,
 		idle: make(chan struct{}, 1), served: make(chan struct{}),
 	}
 	s.lines, _ = o.Log.Core().(lineWriter)
 	if s.org == nil {
 		s.org = func() string { return o.OrgID }
+	}
+	if s.deleted == nil {
+		s.deleted = func() *abac.TeamSet { return nil }
 	}
 	var err error
 	if s.metrics, err = newMetrics(s, o.Registerer); err != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/keeptrusts/gateway/abac"
 )
 
-// A decision depends on the profile, the config, the org and the time, and all but
+// A decision depends on the profile, the config, the org, its deleted teams and the time, and all but
 // the last stay the same from one call to the next. What was allowed is noted with
 // the token's entry, under a number for the rest: reading a policy anew costs a
 // look at six lines of memory that of many tokens are in no cache. Only what was
@@ -16,6 +16,7 @@ import (
 type setting struct {
 	rt     *runtime
 	org    string
+	gone   *abac.TeamSet
 	number uint64
 }
 
@@ -25,8 +26,8 @@ var numbers atomic.Uint64
 // setting returns the one in force for this exchange.
 func (x *exchange) setting() *setting {
 	v := x.s.setting.Load()
-	if v == nil || v.rt != x.rt || v.org != x.ask.OrgID {
-		v = &setting{x.rt, x.ask.OrgID, numbers.Add(1)}
+	if v == nil || v.rt != x.rt || v.org != x.ask.OrgID || v.gone != x.ask.DeletedTeams {
+		v = &setting{x.rt, x.ask.OrgID, x.ask.DeletedTeams, numbers.Add(1)}
 		x.s.setting.Store(v)
 	}
 	return v

@@ -50,13 +50,15 @@ func TestWhatIsNotedDecidesAsTheWholeDecision(t *testing.T) {
 	}
 	times := []time.Time{now, early, early.Add(-2 * time.Minute), late.Add(-1), late, late.Add(time.Hour), now}
 	models := []string{"chat", "chat", "blue", "mixed", "wild-card", "wild-x", "wild-y", "none"}
+	gone := []*abac.TeamSet{nil, abac.NewTeamSet("other"), abac.NewTeamSet("blue"), nil}
 	r := rand.New(rand.NewPCG(1, 2))
 	allowed := 0
 	for range 20_000 {
 		e, rt := entries[r.IntN(len(entries))], runtimes[r.IntN(len(runtimes))]
 		x := &exchange{s: g.s, rt: rt, entry: e, policy: e.Policy}
 		x.ask = abac.Request{Now: times[r.IntN(len(times))], OrgID: []string{testOrg, testOrg, testOrg, "org_x"}[r.IntN(4)],
-			GatewayID: rt.cfg.GatewayID, Action: []abac.Action{abac.Execute, abac.Execute, abac.List}[r.IntN(3)], Team: []string{"", "", "blue"}[r.IntN(3)]}
+			GatewayID: rt.cfg.GatewayID, Action: []abac.Action{abac.Execute, abac.Execute, abac.List}[r.IntN(3)], Team: []string{"", "", "blue"}[r.IntN(3)],
+			DeletedTeams: gone[r.IntN(len(gone))]}
 		ask := x.ask
 		got, want := x.identified(), abac.Identify(e.Policy, &ask)
 		if got != want {

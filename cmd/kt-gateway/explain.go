@@ -77,7 +77,11 @@ func explainCommand() *command {
 		if err != nil {
 			return err
 		}
-		v, err := q.ask(cfg, &profile)
+		gone, err := deletedTeam(ctx, p, &a, &profile)
+		if err != nil {
+			return err
+		}
+		v, err := q.ask(cfg, &profile, gone)
 		if err != nil {
 			return err
 		}
@@ -110,10 +114,11 @@ func loadConfig(p program, path string) (*config.Config, error) {
 }
 
 // ask decides as a gateway with this configuration would.
-func (q *question) ask(cfg *config.Config, profile *abac.Profile) (*verdict, error) {
+func (q *question) ask(cfg *config.Config, profile *abac.Profile, gone *abac.TeamSet) (*verdict, error) {
 	req := &abac.Request{
 		Now: time.Now(), Action: abac.Execute,
 		OrgID: controlplane.OrgDefault, GatewayID: cfg.GatewayID, Team: q.team, Model: q.model,
+		DeletedTeams: gone,
 	}
 	if cfg.ControlPlane.URL != "" {
 		req.OrgID = profile.OrgID // a gateway's org is its runtime token's, which is not at hand here

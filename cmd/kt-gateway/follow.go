@@ -25,11 +25,12 @@ const (
 	vouchWithin = 100 * time.Millisecond // events closer together than this vouch once
 )
 
-// loader loads profiles, and tells the ledger of the budgets that come with them
+// loader loads profiles, and passes on what comes with them, budgets and a team,
 // before the profile can be used.
 type loader struct {
 	from   authority
 	ledger *budget.Ledger
+	teams  *teams
 }
 
 // Load asks for a token's profile.
@@ -39,6 +40,9 @@ func (l loader) Load(ctx context.Context, d token.Digest) (*abac.Profile, error)
 		return nil, err
 	}
 	l.ledger.Upsert(r.Budgets...)
+	if r.Team != nil {
+		l.teams.upsert(*r.Team)
+	}
 	return r.Profile, nil
 }
 
@@ -49,6 +53,7 @@ type follower struct {
 	from    authority
 	cache   *tokencache.Cache
 	ledger  *budget.Ledger
+	teams   *teams
 	changed func(*abac.Profile) // a token is other than it was
 	self    record.Report       // what every report says of this process
 	log     *zap.Logger
@@ -164,9 +169,12 @@ func (f *follower) take(e controlplane.Event) {
 		f.ledger.Recall(*e.Recall)
 		return
 	case controlplane.KindUpsert:
-		if e.Budget != nil {
+		switch {
+		case e.Budget != nil:
 			f.ledger.Upsert(*e.Budget)
-		} else {
+		case e.Team != nil:
+			f.teams.upsert(*e.Team)
+		default:
 			f.cache.Upsert(e.Digest, e.Profile)
 			f.changed(e.Profile)
 		}
@@ -181,7 +189,7 @@ func (f *follower) take(e controlplane.Event) {
 		f.synced = now
 		f.cache.Synced(now)
 	}
-	if first || e.Kind == controlplane.KindRevoke {
+	if first || e.Kind == controlplane.KindRevoke || e.Team != nil && e.Team.Deleted {
 		select {
 		case f.tell <- struct{}{}:
 		default:

@@ -71,6 +71,7 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	server, err := proxy.New(proxy.Options{
 		Config: cfg, Records: records, Tokens: k.cache, Org: g.standing.org, Log: g.log.Logger, Registerer: g.registry,
 		Reporter: k.follower, Instance: g.instance, Build: build(), Ready: g.standing.ready, Ledger: k.ledger,
+		DeletedTeams: k.teams.Deleted,
 	})
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ const leaveWithin = 5 * time.Second
 type knowledge struct {
 	cache     *tokencache.Cache
 	ledger    *budget.Ledger
+	teams     *teams
 	follower  *follower
 	following bool
 	log       *zap.Logger
@@ -34,7 +35,7 @@ func (g *gateway) know() (*knowledge, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &knowledge{log: g.log.Logger}
+	k := &knowledge{log: g.log.Logger, teams: &teams{}}
 	var away atomic.Pointer[tokencache.Cache] // the ledger asks before the cache is there
 	k.ledger, err = budget.Open(budget.Options{
 		Authority: g.authority, Dir: g.data.file(leasesFolder), MaxStale: cfg.ControlPlane.MaxStale,
@@ -46,7 +47,7 @@ func (g *gateway) know() (*knowledge, error) {
 	}
 	k.cache, err = tokencache.New(tokencache.Options{
 		Profiles: cfg.Cache.Profiles, FreshFor: cfg.ControlPlane.FreshFor, MaxStale: cfg.ControlPlane.MaxStale,
-		Loader: loader{g.authority, k.ledger}, Registerer: g.registry, Log: g.log.Logger,
+		Loader: loader{g.authority, k.ledger, k.teams}, Registerer: g.registry, Log: g.log.Logger,
 	})
 	if err != nil {
 		k.settle()
@@ -54,7 +55,7 @@ func (g *gateway) know() (*knowledge, error) {
 	}
 	away.Store(k.cache)
 	k.follower = newFollower(&follower{
-		from: g.authority, cache: k.cache, ledger: k.ledger, log: g.log.Logger, changed: func(*abac.Profile) {},
+		from: g.authority, cache: k.cache, ledger: k.ledger, teams: k.teams, log: g.log.Logger, changed: func(*abac.Profile) {},
 		self: record.Report{Instance: g.instance, Build: build(), MaxStale: cfg.ControlPlane.MaxStale, Folder: folder},
 	}, g.registry)
 	return k, nil

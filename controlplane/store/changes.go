@@ -29,6 +29,7 @@ type Change struct {
 	Revision int64
 	Subject  string // the id of what changed
 	Token    *Token // nil: it is no token
+	Team     *Team  // nil: it is no team
 	Budget   bool   // Subject is a budget
 }
 
@@ -100,6 +101,11 @@ func readChanges(ctx context.Context, tx *sql.Tx, w window) (Changes, error) {
 	if c.List, err = w.budgets(ctx, tx); err != nil {
 		return c, err
 	}
+	changed, err := w.teams(ctx, tx)
+	if err != nil {
+		return c, err
+	}
+	c.List = append(c.List, changed...)
 	tokens, err := w.tokens(ctx, tx)
 	c.List = append(c.List, tokens...)
 	slices.SortFunc(c.List, func(a, b Change) int { return cmp.Compare(a.Revision, b.Revision) })
@@ -121,6 +127,16 @@ func (w window) tokens(ctx context.Context, tx *sql.Tx) (list []Change, err erro
 		list = append(list, Change{Revision: t.Profile.Revision, Subject: t.Profile.ID, Token: &t})
 	}
 	return list, nil
+}
+
+func (w window) teams(ctx context.Context, tx *sql.Tx) ([]Change, error) {
+	changed, err := teams(tx.QueryContext(ctx, `SELECT `+teamColumns+` FROM teams
+		WHERE org_id = $1 AND revision > $2 AND revision <= $3`, w.org, w.since, w.upTo))
+	list := make([]Change, len(changed))
+	for i := range changed {
+		list[i] = Change{Revision: changed[i].Revision, Subject: changed[i].ID, Team: &changed[i]}
+	}
+	return list, err
 }
 
 func (w window) budgets(ctx context.Context, tx *sql.Tx) (list []Change, err error) {

@@ -14,6 +14,7 @@ var watched = []scenario{
 	{"an org's log holds its own changes, each subject once", ownChanges},
 	{"the log keeps a day and a hundred thousand changes", pruned},
 	{"an instance's revision only rises, to what was given", revisionRises},
+	{"a team is one change, and its own org's", teamsChange},
 	{"a watch is live until it ends or its time is over", liveWatch},
 	{"an instance is forgotten when another runs from its folder", sameFolder},
 }
@@ -244,4 +245,54 @@ func sameFolder(t *testing.T, s *Store) {
 	if want := "[g/beside/f2 g/copy/f g/new/f g/silent/ g/silent2/ other/old/f]"; fmt.Sprint(got) != want {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
+}
+
+func teamsChange(t *testing.T, s *Store) {
+	ctx := context.Background()
+	put := func(org, id string, deleted *time.Time) Team {
+		t.Helper()
+		n := Team{OrgID: org, ID: id, Name: "n", CreatedAt: noon, DeletedAt: deleted}
+		update(t, s, func(tx *Tx) error { return tx.PutTeam(ctx, &n) })
+		return n
+	}
+	at := noon.Add(time.Hour)
+	first := put("org", "a", nil)
+	put("org_b", "a", &at)
+	token := insert(t, s, sample(s, "n"))
+	last := put("org", "a", &at)
+	b := put("org", "b", nil)
+
+	c := changes(t, s, "org", 0, 100)
+	if len(c.List) != 3 || c.List[0].Token == nil || c.List[1].Team.Told() != last.Told() || c.List[2].Team.Told() != b.Told() || c.List[1].Revision != last.Revision {
+		t.Fatalf("%+v", c.List)
+	}
+	if first.Revision >= token.Profile.Revision || last.Told().Revision != last.Revision || !last.Told().Deleted || b.Told().Deleted {
+		t.Errorf("%+v %+v %+v", first, last, b)
+	}
+	got, err := s.Team(ctx, "org", "a")
+	if err != nil || got.DeletedAt == nil || !got.DeletedAt.Equal(at) || !got.CreatedAt.Equal(noon) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := s.Team(ctx, "org", "c"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	gone, err := s.DeletedTeams(ctx, "org")
+	if err != nil || len(gone) != 1 || gone[0].ID != "a" {
+		t.Errorf("%+v, %v", gone, err)
+	}
+	list, err := s.Teams(ctx, "org", "a", 10)
+	if err != nil || len(list) != 1 || list[0].ID != "b" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	bound := sample(s, "bound")
+	bound.Profile.Bindings.TeamID = pointer("c")
+	insert(t, s, bound)
+	update(t, s, func(tx *Tx) error {
+		for id, want := range map[string]bool{"c": true, "a": false} {
+			if has, err := tx.TeamHasTokens(ctx, "org", id); err != nil || has != want {
+				t.Errorf("%s: %v, %v", id, has, err)
+			}
+		}
+		return nil
+	})
 }
