@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/keeptrusts/gateway/abac"
+	"github.com/keeptrusts/gateway/budget"
+	"github.com/keeptrusts/gateway/controlplane"
+	"github.com/keeptrusts/gateway/record"
+	"github.com/keeptrusts/gateway/token"
+	"github.com/keeptrusts/gateway/tokencache"
+)
+
+// watched is a control plane whose watches the test plays.
+type watched struct {
+	scriptedPlane
+	play func(ctx context.Context, n int, since int64, each func(controlplane.Event)) error // the n-th watch
+
+	mu      sync.Mutex
+	watches int
+	sinces  []int64
+	began   []time.Time
+	reports []record.Report
+}
+
+func (w *watched) Watch(ctx context.Context, since int64, each func(controlplane.Event)) error {
+	w.mu.Lock()
+	n := w.watches
+	w.watches++
+	w.sinces, w.began = append(w.sinces, since), append(w.began, time.Now())
+	w.mu.Unlock()
+	return w.play(ctx, n, since, each)
+}
+
+func (w *watched) Report(_ context.Context, r record.Report) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reports = append(w.reports, r)
+	return nil
+}
+
+func (w *watched) told() []record.Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]record.Report(nil), w.reports...)
+}
+
+func followed(t *testing.T, w *watched, f func(*follower)) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger, err := budget.Open(budget.Options{Authority: w, Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache, err := tokencache.New(tokencache.Options{Profiles: 10, FreshFor: 30 * time.Second, MaxStale: time.Hour, Loader: loader{from: w, ledger: ledger}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fo := newFollower(&follower{
+			from: w, cache: cache, ledger: ledger, changed: func(*abac.Profile) {}, log: zap.NewNop(),
+			self: record.Report{Instance: "i", Folder: "dir_1"},
+		}, prometheus.NewRegistry())
+		go fo.run()
+		f(fo)
+		fo.close()
+		cache.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = ledger.Close(ctx)
+	})
+}
+
+func head(r int64) controlplane.Event {
+	return controlplane.Event{Kind: controlplane.KindHead, Revision: r}
+}
+
+func TestARevocationIsReportedAtOnce(t *testing.T) {
+	w := &watched{}
+	w.play = func(ctx context.Context, _ int, _ int64, each func(controlplane.Event)) error {
+		each(head(5))
+		time.Sleep(time.Second)
+		each(controlplane.Event{Kind: controlplane.KindUpsert, Revision: 6, TokenID: "tok_app", Profile: &abac.Profile{ID: "tok_app", Revision: 6}})
+		time.Sleep(time.Second)
+		each(controlplane.Event{Kind: controlplane.KindRevoke, Revision: 7, TokenID: "tok_app"})
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	followed(t, w, func(f *follower) {
+		time.Sleep(1500 * time.Millisecond)
+		if got := w.told(); len(got) != 1 || got[0].Revision != 5 || got[0].Folder != "dir_1" || got[0].Instance != "i" {
+			t.Errorf("after the first head, and an upsert: %+v", got)
+		}
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		if got := w.told(); len(got) != 2 || got[1].Revision != 7 {
+			t.Errorf("after a revocation: %+v", got)
+		}
+		// Every report tells it; the last one ends the watch before it goes out.
+		if err := f.Report(context.Background(), record.Report{Instance: "i", SignOff: true}); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-f.done:
+		default:
+			t.Error("it watches on after it signed off")
+		}
+		if got := w.told(); len(got) != 3 || got[2].Revision != 7 || !got[2].SignOff {
+			t.Errorf("signed off: %+v", got)
+		}
+	})
+}
+
+func TestAWatchThatBreaksGoesOnFromWhereItWas(t *testing.T) {
+	w := &watched{}
+	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
+		switch n {
+		case 0:
+			each(head(5))
+			each(controlplane.Event{Kind: controlplane.KindUpsert, Revision: 8, Budget: &budget.Record{ID: "b"}})
+			return errors.New("cut")
+		case 1:
+			each(head(9))
+			return controlplane.ErrTooOld
+		}
+		each(head(20))
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	followed(t, w, func(f *follower) {
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(w.sinces) != 3 || w.sinces[0] != controlplane.FromHead || w.sinces[1] != 8 || w.sinces[2] != controlplane.FromHead {
+			t.Errorf("watched from %v", w.sinces)
+		}
+		if f.cache.Away() {
+			t.Error("away, though each watch was in sync")
+		}
+	})
+}
+
+func TestAControlPlaneThatIsAwayIsTriedAtLeastEveryTwoSeconds(t *testing.T) {
+	w := &watched{}
+	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
+		if n == 0 {
+			each(head(1))
+		}
+		return errors.New("connection refused")
+	}
+	followed(t, w, func(f *follower) {
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(w.began); n < 30 || n > 80 {
+			t.Errorf("%d tries in a minute", n)
+		}
+		for i := 1; i < len(w.began); i++ {
+			if d := w.began[i].Sub(w.began[i-1]); d > watchRetry {
+				t.Errorf("try %d came after %v", i, d)
+			}
+		}
+		if !f.cache.Away() || f.cache.InSync() {
+			t.Error("not away")
+		}
+	})
+}
+
+func TestASilentWatchIsAnAbsence(t *testing.T) {
+	w := &watched{}
+	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
+		if n == 0 {
+			each(head(1))
+			time.Sleep(3 * time.Second)
+			return controlplane.ErrSilent
+		}
+		<-ctx.Done() // nothing answers
+		return ctx.Err()
+	}
+	followed(t, w, func(f *follower) {
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		if !f.cache.Away() {
+			t.Error("not away")
+		}
+	})
+}
+
+func TestEventsReachWhatTheyAreAbout(t *testing.T) {
+	w := &watched{}
+	app := &abac.Profile{ID: "tok_app", Purpose: abac.General, PrincipalType: abac.PrincipalAPIToken, Status: abac.Active, Revision: 6}
+	d := token.Sum([]byte("x"))
+	w.play = func(ctx context.Context, _ int, _ int64, each func(controlplane.Event)) error {
+		each(head(5))
+		time.Sleep(time.Second)
+		each(controlplane.Event{Kind: controlplane.KindUpsert, Revision: 6, TokenID: app.ID, Digest: d, Profile: app})
+		each(controlplane.Event{Kind: controlplane.KindUpsert, Revision: 7, Budget: &budget.Record{ID: "b", Unit: budget.USD, Window: budget.Day, Mode: budget.Enforce, Limit: 1, Revision: 7}})
+		each(controlplane.Event{Kind: controlplane.KindRecall, Recall: &budget.Recall{Budget: "b", Window: "w", Phase: 1}})
+		time.Sleep(time.Second)
+		each(controlplane.Event{Kind: controlplane.KindRevoke, Revision: 8, TokenID: app.ID, Digest: d})
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	followed(t, w, func(f *follower) {
+		e, err := f.cache.Get(context.Background(), d) // revision 0, as scripted
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if got, err := f.cache.Get(context.Background(), d); err != nil || got.Revision != 6 {
+			t.Errorf("after the upsert: %+v, %v", got, err)
+		}
+		if _, err := f.ledger.Set([]string{"b"}, ""); err != nil {
+			t.Errorf("the budget is not known: %v", err)
+		}
+		if f.cache.Revoked(e) {
+			t.Error("revoked already")
+		}
+		time.Sleep(time.Second)
+		if !f.cache.Revoked(e) || f.applied.Load() != 8 {
+			t.Errorf("not revoked, applied %d", f.applied.Load())
+		}
+	})
+}
