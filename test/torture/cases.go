@@ -22,18 +22,18 @@ type testcase struct {
 func cases() []*testcase {
 	return []*testcase{
 		{"exact", "one gateway, a budget of 10 requests and one of $0.10 at $0.01, 200 at once, whole and streamed", 25, true, exact},
-		{"fleet", "3 gateways, 400 at once, limit 1,000 and cost 10: exactly 100", 10, true, fleetEqual},
+		{"fleet", "3 gateways, 400 at once, limit 1,000 and cost 10: exactly 100", 50, true, fleetEqual},
 		{"fleet-wide", "the same with holds above the cost: never over, and 100 when the refused come again", 150, true, fleetWide},
 		{"fleet-windows", "the same with a budget a day and one a month", 12, true, fleetWindows},
 		{"fleet-nested", "the same with own, team's and org's budgets at once", 35, true, fleetNested},
-		{"endings", "abnormal endings of every kind: nothing stays held, the last unit is spendable", 150, true, endings},
+		{"endings", "abnormal endings of every kind: nothing stays held, the last unit is spendable", 30, true, endings},
 		{"killed", "a random gateway of 3 killed with -9 every 2 s under load", 75, false, killed},
 		{"journal", "the journal cut at any byte, or damaged: never charged less than was used", 55, false, journalCut},
 		{"plane-killed", "the control plane killed with -9 under load: no charge lost or doubled", 55, false, planeKilled},
 		{"copies", "every lease call and settlement copied, delayed, reordered or lost", 30, false, copies},
 		{"leaves", "a client leaves after k of 100 chunks", 25, false, leaves},
 		{"storm", "200 agents that abort and ask again", 40, false, storm},
-		{"steady", "lease calls of a gateway in the steady state", 130, false, steady},
+		{"steady", "lease calls of a gateway in the steady state", 120, false, steady},
 	}
 }
 

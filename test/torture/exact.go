@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +17,8 @@ type round struct {
 	tokens  int // that callers share; 0: 1
 	team    string
 	callers int
+	over    time.Duration // that they come in, at random; 0: all at once
+	first   int           // of them come so to one gateway, the others to the others, later and at once
 	call    call
 	again   bool // the refused come again after a second, until the budget is spent
 	want    int  // calls admitted
@@ -100,7 +103,17 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 		a := &agent{}
 		defer a.close()
 		c := r.call
-		g := f.gateways[i%len(f.gateways)]
+		g, others := f.gateways[i%len(f.gateways)], f.gateways[1:]
+		switch {
+		case i < r.first:
+			g = f.gateways[0]
+			pause(ctx, rand.N(r.over))
+		case r.first > 0:
+			g = others[i%len(others)]
+			pause(ctx, r.over+time.Second)
+		case r.over > 0:
+			pause(ctx, rand.N(r.over))
+		}
 		for try := range 40 {
 			c.script.id = fmt.Sprintf("%s/%d.%d", r.name, i, try)
 			out := a.ask(ctx, g.addr, tokens[i%len(tokens)].Token, c)

@@ -22,7 +22,28 @@ func fleetEqual(ctx context.Context, t *trial) error {
 		charged[id] = 1000 * dollar
 		rounds = append(rounds, &round{name: id, limits: []limits{{id: id, unit: "usd", window: "day", limit: "1000"}}, callers: 400, call: tenEach, want: 100})
 	}
-	return f.shows(ctx, "limit 1,000, cost 10", rounds, charged)
+	if err := f.shows(ctx, "limit 1,000, cost 10", rounds, charged); err != nil {
+		return err
+	}
+	// Callers that come by and by leave idle money behind, to be recalled: at every
+	// gateway, and at one where nobody calls any more.
+	for _, r := range []round{
+		{name: "over 4 s", over: 4 * time.Second},
+		{name: "40 at one gateway over 2 s, the others later at the others", over: 2 * time.Second, first: 40},
+	} {
+		n := max(t.runs()/4, 1)
+		rounds = rounds[:0]
+		for i := range n {
+			id := fmt.Sprintf("b_idle_%d_%d", r.first, i)
+			charged[id] = 1000 * dollar
+			each := round{name: id, limits: []limits{{id: id, unit: "usd", window: "day", limit: "1000"}}, callers: 400, over: r.over, first: r.first, call: tenEach, want: 100}
+			rounds = append(rounds, &each)
+		}
+		if err := f.shows(ctx, "the same, "+r.name, rounds, charged); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fleet) shows(ctx context.Context, what string, rounds []*round, charged map[string]int64) error {
