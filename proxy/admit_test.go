@@ -533,9 +533,10 @@ func TestAFaultOfOursIsChargedAndFreesItsHold(t *testing.T) {
 func TestACallIsReservedAtTheDearestTargetAndSettledAtItsOwn(t *testing.T) {
 	t.Parallel()
 	u := answering(t, whole(200, completion))
-	yaml := strings.Replace(plainConfig(u.url), "limits:", `  - {name: two, targets: [{id: main}, {id: main2, weight: 0, price: {input: 4, output: 8}}], price: {input: 1, output: 2}}
+	yaml := strings.Replace(plainConfig(u.url), "limits:", `  - {name: two, targets: [{id: main}, {id: main2, weight: 0, price: {input: 4, output: 8}}, {id: main3, weight: 0}], price: {input: 1, output: 2}}
 limits:`, 1)
 	yaml = strings.Replace(yaml, "models:", `    - {id: main2, base_url: "`+u.url+`/v1"}
+    - {id: main3, base_url: "`+u.url+`/v1"}
 models:`, 1)
 	body := `{"model":"two","max_tokens":100,"messages":[]}`
 	dear := 4000*inputBound(t, body) + 8000*100
