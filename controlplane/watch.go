@@ -302,10 +302,6 @@ func (o *eventWriter) begin() error {
 	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	// The server's own limit is for the request, which has been read.
-	if err := o.rc.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
 	if err := o.deadline(); err != nil {
 		return err
 	}
