@@ -15,8 +15,9 @@ import (
 // a request's decision. Here it is one line, and then the entry itself:
 // BenchmarkHit/random shows it.
 //
-// Only put fills it, with what ristretto admitted, so it holds nothing that the
-// hot set does not. An entry that finds no place is served by ristretto alone.
+// Only put fills it, with what ristretto admitted, and an eviction empties it: for a
+// moment it may hold what ristretto has just dropped. An entry that finds no place is
+// served by ristretto alone.
 type front struct {
 	buckets []bucket // a power of two
 	mu      sync.Mutex

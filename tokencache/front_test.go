@@ -116,3 +116,20 @@ func TestWhatTheSetDropsTheFrontDrops(t *testing.T) {
 		}
 	}
 }
+
+// An entry that ristretto has evicted, and of which the front is not told yet, is
+// not there any more after a watch's word.
+func TestAnUpsertReachesWhatIsBeingEvicted(t *testing.T) {
+	c := open(t, &plane{}, nil)
+	d := fill(t, c, 1)[0]
+	c.hot.set.Del(key(&d))
+	c.hot.set.Wait()
+	c.hot.of(&d).hits.Add(1) // else ristretto is asked
+	if c.hot.get(&d) == nil {
+		t.Fatal("the front does not hold it")
+	}
+	c.Upsert(d, profile(0, 2, abac.Active))
+	if e := c.hot.get(&d); e != nil {
+		t.Errorf("revision %d is served after an upsert of 2", e.Revision)
+	}
+}

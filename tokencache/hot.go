@@ -94,6 +94,9 @@ func (h *hot) put(e *Entry) bool {
 		return false
 	}
 	h.front.put(key(&e.Digest), e)
+	if h.admitted(&e.Digest) != e { // evicted just now, maybe before it was put there
+		h.front.drop(key(&e.Digest))
+	}
 	return true
 }
 

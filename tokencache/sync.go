@@ -142,7 +142,9 @@ func (c *Cache) Upsert(d token.Digest, p *abac.Profile) {
 	c.unknown.remove(&d)
 	old := c.hot.admitted(&d)
 	switch {
-	case old == nil || old.ID == p.ID && old.Revision >= p.Revision:
+	case old == nil:
+		c.hot.front.drop(key(&d)) // it may be being evicted, and there yet
+	case old.ID == p.ID && old.Revision >= p.Revision:
 	case sameBudgets(old.Policy.Profile(), p):
 		c.hot.put(c.current(newEntry(p, d, c.now())))
 	default:
