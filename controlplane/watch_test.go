@@ -2,11 +2,14 @@ package controlplane
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -502,4 +505,32 @@ func TestSigningOffEndsTheWatchAndForgetsTheInstance(t *testing.T) {
 	if got := p.must(200, "GET", "/v1/gateways", nil).raw; strings.Contains(got, `"gw"`) {
 		t.Errorf("after it signed off: %s", got)
 	}
+}
+
+func TestAWatchPassesOverHTTP2(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t)
+	_, secret := p.mint("gateway_runtime", fields{"gateway_id": "gw"})
+	web := httptest.NewUnstartedServer(p.server.Handler())
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	t.Cleanup(web.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewClient(ClientOptions{URL: web.URL, CA: ca, Token: func() (token.Secret, error) { return token.NewSecret(secret), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := watchFrom(t, c, FromHead)
+	s.next(KindHead)
+	p.mint("general", nil)
+	s.next(KindUpsert)
+	s.next(KindHead)
+	s.stop()
+	if err := s.end(); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	c.http.CloseIdleConnections()
 }
