@@ -27,6 +27,7 @@ const adminToken = "admin-token-of-the-tests-0123456789"
 type plane struct {
 	t      testing.TB
 	file   string
+	dsn    string // "": SQLite in file
 	store  *store.Store
 	server *Server
 	logs   *logBuffer
@@ -65,7 +66,10 @@ func newPlane(t testing.TB) *plane {
 
 func (p *plane) open() {
 	p.t.Helper()
-	s, err := store.Open(context.Background(), "sqlite:"+p.file)
+	if p.dsn == "" {
+		p.dsn = "sqlite:" + p.file
+	}
+	s, err := store.Open(context.Background(), p.dsn)
 	if err != nil {
 		p.t.Fatal(err)
 	}

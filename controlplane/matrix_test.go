@@ -25,6 +25,7 @@ GET    /v1/budgets               200        401  401     401     403     403    
 GET    /v1/budgets/{id}          200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 PUT    /v1/budgets/{id}          200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 POST   /v1/budgets/{id}/top-up   200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+POST   /v1/tokens/import         200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/teams                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/teams/{id}            200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 PUT    /v1/teams/{id}            200        401  401     401     403     403         403     403   nyv   exp     rev     rev
@@ -39,7 +40,6 @@ GET    /v1/runtime/watch         403        401  401     401     403     403    
 POST   /v1/runtime/report        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/leases        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/settlements   403        401  401     401     403     403         200     200   nyv   exp     rev     rev
-POST   /v1/tokens/import         405        401  401     401     405     405         405     405   405   405     405     405
 GET    /v1/runtime/snapshot      404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/budgets               405        401  401     401     405     405         405     405   405   405     405     405
 DELETE /v1/budgets/{id}          405        401  401     401     405     405         405     405   405   405     405     405
@@ -82,6 +82,8 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 					"PATCH /v1/tokens/{id}":    fields{"name": "other"},
 					"POST /v1/runtime/resolve": fields{"sha256": sha(secret)},
 					"POST /v1/runtime/report":  fields{"instance": "i"},
+
+					"POST /v1/tokens/import": fields{"name": "n", "purpose": "general", "sha256": sha("imported " + name)},
 
 					"PUT /v1/budgets/{id}":         fields{"limit": "2"},
 					"POST /v1/budgets/{id}/top-up": fields{"amount": "1", "key": "k"},
@@ -155,6 +157,9 @@ func (p *plane) callerNamed(name string) string {
 func checkShape(t *testing.T, a answer) {
 	t.Helper()
 	want := map[bool]string{true: "application/json", false: eventStream}[a.body != nil]
+	if a.body["result"] != nil {
+		want = ndjson
+	}
 	if a.header.Get("X-Request-Id") == "" || a.header.Get("Content-Type") != want {
 		t.Errorf("headers: %v", a.header)
 	}

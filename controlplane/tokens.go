@@ -19,6 +19,7 @@ import (
 // The events of the audit log.
 const (
 	eventCreated     = "token.created"
+	eventImported    = "token.imported"
 	eventUpdated     = "token.updated"
 	eventRotated     = "token.rotated"
 	eventRevoked     = "token.revoked"
@@ -37,7 +38,7 @@ const (
 )
 
 var events = []string{
-	eventCreated, eventUpdated, eventRotated, eventRevoked, eventQuarantined, eventReleased, eventMisplaced,
+	eventCreated, eventImported, eventUpdated, eventRotated, eventRevoked, eventQuarantined, eventReleased, eventMisplaced,
 	eventBudgetCreated, eventBudgetChanged, eventBudgetToppedUp,
 	eventTeamCreated, eventTeamChanged, eventTeamDeleted, eventTeamRestored,
 }

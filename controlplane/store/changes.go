@@ -161,6 +161,10 @@ func (t *Tx) prune(ctx context.Context, head int64) error {
 	if head%pruneEvery != 0 {
 		return nil
 	}
+	return t.forget(ctx, head)
+}
+
+func (t *Tx) forget(ctx context.Context, head int64) error {
 	if _, err := t.tx.ExecContext(ctx, `DELETE FROM changes WHERE revision < (SELECT MIN(revision) FROM changes) + $1
 		AND (revision <= $2 AND at < $3 OR revision <= $4)`,
 		int64(pruneAtOnce), head-logLeast, micros(t.now.Add(-logKeeps)), head-logMost); err != nil {
