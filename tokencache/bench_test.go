@@ -3,6 +3,7 @@ package tokencache
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/token"
@@ -51,6 +52,14 @@ func BenchmarkHit(b *testing.B) {
 	random := func(i int) token.Digest { return digests[order[i%many]] }
 	run("hot", hot)
 	run("random", random)
+	// Old by themselves, and vouched for by a watch.
+	c.Synced(time.Now().Add(-time.Hour))
+	c.Synced(time.Now())
+	c.fresh = -1
+	c.watched.vouch.Load().last = time.Now().Add(time.Hour)
+	run("hot in sync", hot)
+	run("random in sync", random)
+	c.fresh = c.stale
 	for i := range many {
 		c.Revoke(profile(many+i, 1, abac.Revoked).ID, 1)
 	}
