@@ -143,7 +143,7 @@ limits:`, 1)
 	m := funded(t, yaml,
 		budget.Record{ID: "u", Unit: budget.USD, Limit: 1_000_000_000},
 		budget.Record{ID: "t", Unit: budget.Tokens, Limit: 1_000_000},
-		budget.Record{ID: "small", Unit: budget.Tokens, Limit: 499 + 16})
+		budget.Record{ID: "small", Unit: budget.Tokens, Limit: 500 + 15})
 	plain := func(model string) string { return strings.Replace(plainBody, `"chat"`, `"`+model+`"`, 1) }
 	far := func(model string) string {
 		return `{"model":"` + model + `","max_tokens":16,"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}]}]}`
@@ -160,6 +160,8 @@ limits:`, 1)
 		{"t", far("chat"), codeContextUnknown, "models[chat].context"},
 		{"t", far("bounded"), "", ""},
 		{"small", far("bounded"), codeBudgetExceeded, ""},
+		{"small", `{"model":"bounded","max_tokens":15,"previous_response_id":"r","messages":[]}`, "", ""},
+		{"small", `{"model":"bounded","max_tokens":16,"previous_response_id":"r","messages":[]}`, codeBudgetExceeded, ""},
 	} {
 		r := m.do(call(m.spender(tt.budget), tt.body))
 		p := r.problem()
@@ -175,7 +177,7 @@ limits:`, 1)
 			}
 		}
 	}
-	for code, want := range map[string]float64{codePriceUnknown: 3, codeContextUnknown: 2, codeBudgetExceeded: 1, "allowed": 3} {
+	for code, want := range map[string]float64{codePriceUnknown: 3, codeContextUnknown: 2, codeBudgetExceeded: 2, "allowed": 4} {
 		if n := m.metric("keeptrusts_gateway_decisions_total", "reason="+code); n != want {
 			t.Errorf("decisions_total{reason=%s} is %v, want %v", code, n, want)
 		}
@@ -281,12 +283,13 @@ func TestHeldMoneyIsToldAsHeld(t *testing.T) {
 	if r := <-first; r.status != 200 {
 		t.Errorf("the first: %d", r.status)
 	}
+	m.atRest()
 }
 
 func TestRateLimitsAreTakenAndTold(t *testing.T) {
 	t.Parallel()
 	u := answering(t, whole(200, completion))
-	m := funded(t, plainConfig(u.url), budget.Record{ID: "b", Unit: budget.Requests, Limit: 100}, budget.Record{ID: "none", Unit: budget.Requests, Limit: 0})
+	m := funded(t, plainConfig(u.url), budget.Record{ID: "b", Unit: budget.Requests, Limit: 100}, budget.Record{ID: "none", Unit: budget.Requests, Limit: 0}, budget.Record{ID: "one", Unit: budget.Requests, Limit: 1})
 	limited := func(l abac.RateLimits, ids ...string) string {
 		return m.mint(func(p *abac.Profile) {
 			p.Bindings.RateLimits = &l
@@ -329,8 +332,14 @@ func TestRateLimitsAreTakenAndTold(t *testing.T) {
 		}
 	}
 	// Both fail: what the ledger knows at once is told.
-	both := limited(abac.RateLimits{RequestsPerMinute: 10}, "b", "none")
-	m.do(call(both, plainBody))
+	both := limited(abac.RateLimits{RequestsPerMinute: 10}, "one")
+	if r := m.do(call(both, plainBody)); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	m.atRest()
+	if r := m.do(call(m.spender("one"), plainBody)); r.problem().Code != codeBudgetExceeded {
+		t.Errorf("%d %s", r.status, r.body)
+	}
 	if r := m.do(call(both, plainBody)); r.problem().Code != codeBudgetExceeded {
 		t.Errorf("%d %s", r.status, r.body)
 	}

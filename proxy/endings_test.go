@@ -64,6 +64,7 @@ func everyEnding() []ending {
 		{name: "streamed", stream: true, input: 5, least: 11, most: 11, requests: 1, told: true, script: `"usage":{"prompt_tokens":5,"completion_tokens":11}`},
 		{name: "whole, without usage", input: bounded, least: 20, most: endingLimit, requests: 1, script: `"no_usage":true,"chunks":20`},
 		{name: "streamed, without usage", stream: true, input: bounded, least: 20, most: endingLimit, requests: 1, script: `"no_usage":true,"chunks":20`},
+		{name: "streamed in full, without usage", stream: true, input: bounded, least: endingLimit, most: endingLimit, requests: 1, script: `"no_usage":true,"chunks":60`},
 		{name: "whole, nothing used", requests: 1, told: true, script: `"zero_usage":true`},
 		{name: "streamed, nothing used", stream: true, requests: 1, told: true, script: `"zero_usage":true`},
 		{name: "500", requests: 1, told: true, status: 500, script: `"status":500`},

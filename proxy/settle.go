@@ -121,17 +121,18 @@ func (x *exchange) told() bill {
 func (x *exchange) guessed(code string) bill {
 	x.estimate()
 	all := x.outputs(x.most.output)
-	output := x.emitted
+	output, least := x.emitted, int64(0)
 	switch {
 	case x.rec.Stream:
-		output, _ = x.emittedSoFar()
+		output, least = x.emittedSoFar()
 		if !x.stream.ended && code != codeUpstreamError && code != codeUpstreamTimeout {
 			output = plus(output, x.meter.UnderWay()) // it was not the provider that ended it
 		}
 	case code == codeClientLeft, code == codeInternal, output == unseen:
 		output = all // nobody knows how far the provider was
-	case x.most.own || x.most.model || x.most.limit > 0:
-		output = min(output, all)
+	}
+	if x.most.own || x.most.model || x.most.limit > 0 { // what is likely may be more than the limit that was kept to
+		output = min(output, max(all, least))
 	}
 	var held budget.Amounts
 	if x.holds {
