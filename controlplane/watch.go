@@ -54,7 +54,6 @@ type watch struct {
 	w    *watching
 	own  *store.Token // whose standing it needs; nil: it is this process's own
 	at   int64        // all up to here has been told
-	told time.Time    // when the last head was
 	emit func([]Event) error
 }
 
