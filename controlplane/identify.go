@@ -17,6 +17,7 @@ type identified struct {
 	Reach    reach          `json:"reach"`
 	Budgets  []budgetAnswer `json:"budgets"` // of each that it names, or that applies to it
 	LastUsed *lastUsed      `json:"last_used"`
+	Command  *string        `json:"command"` // that stops it; null: it is revoked
 }
 
 // reach lists patterns: ["*"] where nothing restricts, [] where nothing is reached.
@@ -50,6 +51,10 @@ func (s *Server) identifyToken(c *call) (int, any, error) {
 	}
 	if t.Profile.LastUsedAt != nil {
 		answer.LastUsed = &lastUsed{*t.Profile.LastUsedAt, t.LastUsedGateway}
+	}
+	if t.Profile.Status != abac.Revoked {
+		command := "kt-gateway token revoke " + t.Profile.ID
+		answer.Command = &command
 	}
 	return http.StatusOK, answer, nil
 }

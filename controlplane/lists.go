@@ -68,6 +68,7 @@ type auditEntry struct {
 	Subject string          `json:"subject"`
 	Before  json.RawMessage `json:"before"`
 	After   json.RawMessage `json:"after"`
+	Command string          `json:"command,omitempty"` // that answers the event; of credential.misplaced alone
 }
 
 const auditPrefix = "aud_"
@@ -95,7 +96,10 @@ func (s *Server) listAudit(c *call) (int, any, error) {
 	list, next := cut(list, q.limit, func(e store.Entry) string { return auditID(e.Seq) })
 	data := make([]auditEntry, len(list))
 	for i, e := range list {
-		data[i] = auditEntry{auditID(e.Seq), e.At, e.Actor, e.Event, e.Subject, e.Before, e.After}
+		data[i] = auditEntry{ID: auditID(e.Seq), At: e.At, Actor: e.Actor, Event: e.Event, Subject: e.Subject, Before: e.Before, After: e.After}
+		if e.Event == eventMisplaced {
+			data[i].Command = quarantineCommand(e.Subject)
+		}
 	}
 	return http.StatusOK, page{data, next}, nil
 }

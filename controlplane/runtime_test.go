@@ -246,6 +246,22 @@ func TestAMisplacedCredentialIsNotedOnceAMinuteAGateway(t *testing.T) {
 	if e["actor"] != "gateway:gw" || e["subject"] != strayID || after["client"] != "10.1.2.3" || after["gateway_id"] != "gw" || after["token_gateway_id"] != "gw_far" {
 		t.Errorf("entry %v", e)
 	}
+	command := "kt-gateway token quarantine " + strayID
+	if e["command"] != command {
+		t.Errorf("entry %v", e)
+	}
+	shown, _ := p.must(200, "GET", "/v1/tokens/"+strayID, nil).body["misplaced"].(map[string]any)
+	if shown["at"] != e["at"] || shown["gateway_id"] != "gw" || shown["client"] != "10.1.2.3" || shown["command"] != command {
+		t.Errorf("shown %v", shown)
+	}
+	p.must(200, "POST", "/v1/tokens/"+strayID+"/quarantine", nil)
+	shown, _ = p.must(200, "GET", "/v1/tokens/"+strayID, nil).body["misplaced"].(map[string]any)
+	if shown == nil || shown["command"] != nil {
+		t.Errorf("once it is quarantined: %v", shown)
+	}
+	if a := p.must(200, "POST", "/v1/tokens/identify", fields{"sha256": sha(general)}); a.text("command") != "kt-gateway token revoke "+a.body["profile"].(map[string]any)["id"].(string) {
+		t.Errorf("identified %s", a.raw)
+	}
 }
 
 func TestEmbeddedIsOneInstanceUnderTheNameItReports(t *testing.T) {

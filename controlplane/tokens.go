@@ -152,13 +152,23 @@ func validate(p *abac.Profile) error {
 	return nil
 }
 
+// shown is a profile, and where its string was met last that should never be there.
+type shown struct {
+	abac.Profile
+	Misplaced *misplacement `json:"misplaced,omitempty"`
+}
+
 func (s *Server) showToken(c *call) (int, any, error) {
 	t, err := s.store.Token(c.r.Context(), c.token)
 	if err != nil {
 		return 0, nil, err
 	}
+	answer := shown{Profile: t.Profile}
+	if answer.Misplaced, err = s.misplacedLast(c.r.Context(), &t.Profile); err != nil {
+		return 0, nil, err
+	}
 	c.etag(&t.Profile)
-	return http.StatusOK, t.Profile, nil
+	return http.StatusOK, answer, nil
 }
 
 func (c *call) etag(p *abac.Profile) {

@@ -32,6 +32,7 @@ type identified struct {
 		At        *time.Time `json:"at"`
 		GatewayID string     `json:"gateway_id"`
 	} `json:"last_used"`
+	Command string `json:"command"`
 }
 
 func identifyCommand() *command {
@@ -72,6 +73,9 @@ func (i identified) String() string {
 	}
 	if i.LastUsed != nil {
 		rows = append(rows, cells("last used at", moment(i.LastUsed.At, "never")), cells("last gateway", i.LastUsed.GatewayID))
+	}
+	if i.Command != "" {
+		rows = append(rows, cells("stop it with", printable(i.Command)))
 	}
 	return columns(rows...)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/token"
@@ -17,7 +18,7 @@ func tokenCommands() []*command {
 		createCommand(), listCommand(), showCommand(), rotateCommand(),
 		denyCommand("revoke", "ends a token for good"),
 		denyCommand("quarantine", "denies a token and keeps it for inquiry; release lifts it"),
-		releaseCommand(), identifyCommand(),
+		releaseCommand(), identifyCommand(), importCommand(),
 	}
 }
 
@@ -25,6 +26,32 @@ func tokenCommands() []*command {
 type minted struct {
 	abac.Profile
 	Token string `json:"token"`
+}
+
+// shown is the answer to show.
+type shown struct {
+	abac.Profile
+	Misplaced *struct {
+		At        time.Time `json:"at"`
+		GatewayID string    `json:"gateway_id"`
+		Client    *string   `json:"client"`
+		Command   string    `json:"command"`
+	} `json:"misplaced"`
+}
+
+func (s *shown) String() string {
+	rows := profileRows(&s.Profile)
+	if m := s.Misplaced; m != nil {
+		from := "an unknown address"
+		if m.Client != nil {
+			from = printable(*m.Client)
+		}
+		rows = append(rows, cells("misplaced", fmt.Sprintf("met in a client at %s, from %s at gateway %s", moment(&m.At, ""), from, printable(m.GatewayID))))
+		if m.Command != "" {
+			rows = append(rows, cells("stop it with", printable(m.Command)))
+		}
+	}
+	return columns(rows...)
 }
 
 // denied is the answer to revoke and quarantine.
@@ -179,11 +206,11 @@ func showCommand() *command {
 			return err
 		}
 		var raw json.RawMessage
-		var profile abac.Profile
-		if err := a.read(ctx, p, apiRequest{http.MethodGet, tokenPath(ids[0], ""), nil, &profile}, &raw); err != nil {
+		var t shown
+		if err := a.read(ctx, p, apiRequest{http.MethodGet, tokenPath(ids[0], ""), nil, &t}, &raw); err != nil {
 			return err
 		}
-		return o.print(p, raw, profile.ID, func() string { return profileCard(&profile) })
+		return o.print(p, raw, t.ID, t.String)
 	}
 	return c
 }

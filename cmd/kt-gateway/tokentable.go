@@ -65,8 +65,6 @@ func profileRows(p *abac.Profile) []string {
 		cells("last used", moment(p.LastUsedAt, "never")), cells("revision", fmt.Sprint(p.Revision)))
 }
 
-func profileCard(p *abac.Profile) string { return columns(profileRows(p)...) }
-
 func mintedCard(m *minted) string {
 	return columns(append([]string{cells("token", m.Token)}, profileRows(&m.Profile)...)...) +
 		"\nThis is the only time the token is shown: keep it now. What is stored is its SHA-256.\n"
