@@ -238,12 +238,12 @@ func (c *Client) request(ctx context.Context, method, path string, in any) (*htt
 func decode(res *http.Response, body []byte, out any, secret token.Secret) error {
 	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	if media != "application/json" {
-		return errStranger(fmt.Sprintf("status %d without JSON", res.StatusCode))
+		return &StrangerError{what: fmt.Sprintf("status %d without JSON", res.StatusCode), Status: res.StatusCode}
 	}
 	if res.StatusCode < 200 || res.StatusCode > 299 {
 		var e wireError
 		if err := json.Unmarshal(body, &e); err != nil || e.Error.Code == "" {
-			return errStranger(fmt.Sprintf("status %d without an error's shape", res.StatusCode))
+			return &StrangerError{what: fmt.Sprintf("status %d without an error's shape", res.StatusCode), Status: res.StatusCode}
 		}
 		api := &APIError{Status: res.StatusCode, Code: clean(e.Error.Code, secret), Message: clean(e.Error.Message, secret)}
 		if e.Error.Param != nil {
@@ -260,9 +260,17 @@ func decode(res *http.Response, body []byte, out any, secret token.Secret) error
 	return nil
 }
 
-func errStranger(what string) error {
-	return fmt.Errorf("this URL does not answer like a control plane (%s): check it", what)
+// StrangerError says that what answers is no control plane, or stands before one.
+type StrangerError struct {
+	Status int // of the answer, where its form is what was met; else 0
+	what   string
 }
+
+func (e *StrangerError) Error() string {
+	return fmt.Sprintf("this URL does not answer like a control plane (%s): check it", e.what)
+}
+
+func errStranger(what string) error { return &StrangerError{what: what} }
 
 // clean keeps what a server says from holding what it was sent.
 func clean(s string, secret token.Secret) string {

@@ -76,10 +76,27 @@ func (i *identity) start(ctx context.Context) error {
 	if errors.As(err, &refused) {
 		return err
 	}
+	if what := stranger(err); what != "" {
+		return refusedError("at " + i.url + " there is no kt-gateway control plane (" + what + "): set control_plane.url, or KEEPTRUSTS_API_URL, to the address of one")
+	}
 	if err != nil {
 		i.log.Warn("the control plane does not answer: not ready until it does", zap.String("url", i.url), zap.Error(err))
 	}
 	return nil
+}
+
+// stranger says what answered in place of a control plane; "" when it may be one, or
+// a proxy that can't reach it.
+func stranger(err error) string {
+	var other *controlplane.StrangerError
+	var api *controlplane.APIError
+	switch {
+	case errors.As(err, &other) && other.Status > 0 && other.Status < http.StatusInternalServerError && other.Status != http.StatusTooManyRequests:
+		return fmt.Sprintf("it answers with status %d, and not as one does", other.Status)
+	case errors.As(err, &api) && (api.Status == http.StatusNotFound || api.Status == http.StatusMethodNotAllowed):
+		return fmt.Sprintf("it answers with status %d, %s", api.Status, api.Code)
+	}
+	return ""
 }
 
 // keep verifies until it is confirmed, and again after a refusal, until ctx ends.

@@ -263,3 +263,29 @@ func TestReadinessEndsMaxStaleAfterTheLastAnswer(t *testing.T) {
 		}
 	})
 }
+
+// What is no control plane ends a start; what stands before one that is away does not.
+func TestAStrangerEndsAStartAndAFailingProxyDoesNot(t *testing.T) {
+	for _, tt := range []struct {
+		err   error
+		final bool
+	}{
+		{&controlplane.StrangerError{Status: 200}, true},
+		{&controlplane.StrangerError{Status: 404}, true},
+		{refusedWith(http.StatusNotFound, "unknown_endpoint"), true},
+		{&controlplane.StrangerError{Status: 429}, false},
+		{&controlplane.StrangerError{Status: 502}, false},
+		{&controlplane.StrangerError{}, false},
+		{refusedWith(http.StatusServiceUnavailable, "database_unavailable"), false},
+		{context.DeadlineExceeded, false},
+	} {
+		i := testIdentity(&scriptedPlane{whoami: tt.err})
+		err := i.start(t.Context())
+		if (err != nil) != tt.final || err != nil && !strings.HasPrefix(err.Error(), "at https://plane there is no kt-gateway control plane (it answers with status ") {
+			t.Errorf("%v: %v", tt.err, err)
+		}
+		if i.ready() == nil {
+			t.Errorf("%v: ready all the same", tt.err)
+		}
+	}
+}
