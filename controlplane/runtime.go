@@ -257,7 +257,13 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 			return err
 		}
 		if after != nil {
-			if err := tx.Audit(ctx, store.Entry{Actor: "gateway:" + who.gateway, Event: eventMisplaced, Subject: stray, After: after}); err != nil {
+			e := store.Entry{Actor: "gateway:" + who.gateway, Event: eventMisplaced, Subject: stray, After: after}
+			// Another replica may have noted it.
+			noted, err := tx.Audited(ctx, e, now.Add(-misplacedEvery))
+			if err == nil && !noted {
+				err = tx.Audit(ctx, e)
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -246,6 +246,12 @@ func TestAMisplacedCredentialIsNotedOnceAMinuteAGateway(t *testing.T) {
 	if e["actor"] != "gateway:gw" || e["subject"] != strayID || after["client"] != "10.1.2.3" || after["gateway_id"] != "gw" || after["token_gateway_id"] != "gw_far" {
 		t.Errorf("entry %v", e)
 	}
+	// Through another replica it is the same minute.
+	p.server.strays = throttle{}
+	report(stray)
+	if got := count(); got != 2 {
+		t.Errorf("another replica noted it again: %d", got)
+	}
 	command := "kt-gateway token quarantine " + strayID
 	if e["command"] != command {
 		t.Errorf("entry %v", e)

@@ -37,6 +37,17 @@ func text(j json.RawMessage) sql.NullString {
 	return sql.NullString{String: string(j), Valid: j != nil}
 }
 
+// Audited says whether an entry with e's actor, event and subject was added after a time.
+func (t *Tx) Audited(ctx context.Context, e Entry, since time.Time) (bool, error) {
+	var has bool
+	err := t.tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE subject = $1 AND event = $2 AND actor = $3 AND at > $4)`,
+		e.Subject, e.Event, e.Actor, micros(since)).Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("read audit log: %w", err)
+	}
+	return has, nil
+}
+
 // AuditFilter narrows the audit log; a zero field does not.
 type AuditFilter struct {
 	Event   string
