@@ -17,6 +17,7 @@ type identified struct {
 	Reach    reach          `json:"reach"`
 	Budgets  []budgetAnswer `json:"budgets"` // of each that it names, or that applies to it
 	LastUsed *lastUsed      `json:"last_used"`
+	Team     *abac.Team     `json:"team"`    // that it is bound to; deleted, it denies; null: none, or one without a record
 	Command  *string        `json:"command"` // that stops it; null: it is revoked
 }
 
@@ -51,6 +52,9 @@ func (s *Server) identifyToken(c *call) (int, any, error) {
 	}
 	if t.Profile.LastUsedAt != nil {
 		answer.LastUsed = &lastUsed{*t.Profile.LastUsedAt, t.LastUsedGateway}
+	}
+	if answer.Team, err = s.teamOf(c.r.Context(), &t.Profile); err != nil {
+		return 0, nil, err
 	}
 	if t.Profile.Status != abac.Revoked {
 		command := "kt-gateway token revoke " + t.Profile.ID

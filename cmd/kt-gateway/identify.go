@@ -32,7 +32,8 @@ type identified struct {
 		At        *time.Time `json:"at"`
 		GatewayID string     `json:"gateway_id"`
 	} `json:"last_used"`
-	Command string `json:"command"`
+	Team    *abac.Team `json:"team"`
+	Command string     `json:"command"`
 }
 
 func identifyCommand() *command {
@@ -73,6 +74,9 @@ func (i identified) String() string {
 	}
 	if i.LastUsed != nil {
 		rows = append(rows, cells("last used at", moment(i.LastUsed.At, "never")), cells("last gateway", i.LastUsed.GatewayID))
+	}
+	if i.Team != nil && i.Team.Deleted {
+		rows = append(rows, cells("denied", "its team is deleted, until it is restored"))
 	}
 	if i.Command != "" {
 		rows = append(rows, cells("stop it with", printable(i.Command)))
