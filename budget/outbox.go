@@ -14,6 +14,7 @@ import (
 
 const (
 	outboxEvery   = time.Second
+	sumsEvery     = outboxEvery * 3 / 2 // at every other tick: of many tokens few have two calls in one second
 	outboxBatch   = 500
 	outboxMost    = 50_000
 	outboxTimeout = 5 * time.Second
@@ -33,6 +34,9 @@ type outbox struct {
 	mu      sync.Mutex
 	list    []Settlement
 	sums    map[sumKey]*Settlement
+	epoch   uint64       // of sums: moves when some of them are taken out
+	summed  time.Time    // when they were last begun to be taken out
+	taking  bool         // they are being
 	sending []Settlement // the batch under way: sent again as it is, its ids make that harmless
 	dropped uint64
 }
@@ -51,22 +55,40 @@ func newOutbox(a Authority, log *zap.Logger) *outbox {
 	return o
 }
 
-// Note puts a settlement into the outbox. It is told within a second, and again
-// until the authority keeps it.
-func (l *Ledger) Note(s Settlement) { l.outbox.note(s) }
+// Sum remembers where a token's settlements without budgets were last summed, which
+// spares looking it up: one a token, its zero value ready.
+type Sum struct {
+	at    *Settlement // nil: nowhere yet
+	key   sumKey
+	epoch uint64
+}
 
-func (o *outbox) note(s Settlement) {
+// Note puts a settlement into the outbox. It is told within two seconds, and again
+// until the authority keeps it. to may be nil.
+func (l *Ledger) Note(s *Settlement, to *Sum) { l.outbox.note(s, to) }
+
+func (o *outbox) note(s *Settlement, to *Sum) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(s.Budgets) == 0 {
 		k := sumKey{s.TokenID, s.TeamID, s.Model, s.Target, s.At.Unix() / 60, s.Unpriced, s.Estimated}
-		if sum := o.sums[k]; sum != nil {
-			sum.add(&s)
+		if to != nil && to.at != nil && to.epoch == o.epoch && to.key == k {
+			to.at.add(s)
 			return
 		}
-		if o.pending() < outboxMost {
-			first := s
-			o.sums[k] = &first
+		sum := o.sums[k]
+		switch {
+		case sum != nil:
+			sum.add(s)
+		case o.pending() < outboxMost:
+			first := *s
+			sum = &first
+			o.sums[k] = sum
+		}
+		if sum != nil {
+			if to != nil {
+				*to = Sum{sum, k, o.epoch}
+			}
 			return
 		}
 	}
@@ -74,7 +96,7 @@ func (o *outbox) note(s Settlement) {
 		o.dropped++
 		return
 	}
-	o.list = append(o.list, s)
+	o.list = append(o.list, *s)
 	if len(o.list) == outboxBatch {
 		select {
 		case o.full <- struct{}{}:
@@ -156,7 +178,7 @@ func (o *outbox) send(ctx context.Context) (more bool, err error) {
 		return true, err
 	}
 	o.sending = nil
-	return len(o.list) >= outboxBatch, nil
+	return len(o.list) >= outboxBatch || o.taking, nil
 }
 
 // next fills the batch, unless one is under way.
@@ -169,6 +191,18 @@ func (o *outbox) next() {
 	rest := copy(o.list, o.list[n:])
 	clear(o.list[rest:])
 	o.list = o.list[:rest]
+	if len(o.sums) == 0 {
+		return
+	}
+	// Once begun, all of them go, in as many batches as it takes.
+	if !o.taking {
+		now := time.Now()
+		if now.Sub(o.summed) < sumsEvery && o.ctx.Err() == nil {
+			return
+		}
+		o.taking, o.summed = true, now
+	}
+	o.epoch++
 	for k, s := range o.sums {
 		if len(o.sending) >= outboxBatch {
 			break
@@ -176,6 +210,7 @@ func (o *outbox) next() {
 		o.sending = append(o.sending, *s)
 		delete(o.sums, k)
 	}
+	o.taking = len(o.sums) > 0
 }
 
 // close tells all that is left.

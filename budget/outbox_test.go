@@ -28,18 +28,18 @@ func TestSettlementsAreToldUntilTheyAreKept(t *testing.T) {
 		l := open(t, budget.Options{Authority: s})
 		at := time.Now()
 		for i := range 10 {
-			l.Note(budget.Settlement{ID: fmt.Sprint("plain", i), At: at, TokenID: "tok", Model: "m", Target: "a", Requests: 1, Input: 5, Cost: 2})
+			l.Note(&budget.Settlement{ID: fmt.Sprint("plain", i), At: at, TokenID: "tok", Model: "m", Target: "a", Requests: 1, Input: 5, Cost: 2}, nil)
 		}
-		l.Note(budget.Settlement{ID: "one", At: at, TokenID: "tok", Model: "m", Target: "b", Requests: 1})
-		l.Note(budget.Settlement{ID: "charged", At: at, TokenID: "tok", Model: "m", Target: "a", Requests: 1, Budgets: []budget.Charge{{Budget: "day", Amount: 2}}})
-		l.Note(budget.Settlement{ID: "charged again", At: at, TokenID: "tok", Model: "m", Target: "a", Requests: 1, Budgets: []budget.Charge{{Budget: "day", Amount: 2}}})
+		l.Note(&budget.Settlement{ID: "one", At: at, TokenID: "tok", Model: "m", Target: "b", Requests: 1}, nil)
+		l.Note(&budget.Settlement{ID: "charged", At: at, TokenID: "tok", Model: "m", Target: "a", Requests: 1, Budgets: []budget.Charge{{Budget: "day", Amount: 2}}}, nil)
+		l.Note(&budget.Settlement{ID: "charged again", At: at, TokenID: "tok", Model: "m", Target: "a", Requests: 1, Budgets: []budget.Charge{{Budget: "day", Amount: 2}}}, nil)
 		time.Sleep(1100 * time.Millisecond)
 		s.mu.Lock()
 		if len(told) != 1 {
 			t.Fatalf("told %d times within a second", len(told))
 		}
 		s.mu.Unlock()
-		l.Note(budget.Settlement{ID: "later", At: at, TokenID: "other", Model: "m", Requests: 1})
+		l.Note(&budget.Settlement{ID: "later", At: at, TokenID: "other", Model: "m", Requests: 1}, nil)
 		time.Sleep(time.Second)
 		s.mu.Lock()
 		down = false
@@ -85,7 +85,7 @@ func TestTheOutboxIsBoundedAndEmptiedAtTheEnd(t *testing.T) {
 		l := open(t, budget.Options{Authority: s, Registerer: registry})
 		charge := []budget.Charge{{Budget: "day", Amount: 2}}
 		for i := range 50_010 {
-			l.Note(budget.Settlement{ID: fmt.Sprint(i), Requests: 1, Budgets: charge})
+			l.Note(&budget.Settlement{ID: fmt.Sprint(i), Requests: 1, Budgets: charge}, nil)
 		}
 		if got := scrape(t, registry); got["settlements_pending"] != 50_000 || got["settlements_dropped_total"] != 10 {
 			t.Errorf("%v pending, %v dropped", got["settlements_pending"], got["settlements_dropped_total"])
@@ -178,5 +178,38 @@ func TestEveryMetricIsProduced(t *testing.T) {
 			}
 		}
 		l.Kill()
+	})
+}
+
+func TestNothingIsAddedToASumThatIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{settle: func([]budget.Settlement) error { return nil }}
+		l := open(t, budget.Options{Authority: s})
+		defer shut(t, l)
+		var to budget.Sum
+		want := int64(0)
+		for round := range 4 {
+			for i := range 6 {
+				model := "m"
+				if i == 3 {
+					model = "another"
+				}
+				l.Note(&budget.Settlement{ID: fmt.Sprint(round, i), At: time.Now(), TokenID: "tok", Model: model, Requests: 1}, &to)
+				want++
+			}
+			time.Sleep(3 * time.Second)
+			s.mu.Lock()
+			got, another := int64(0), int64(0)
+			for _, k := range s.kept {
+				got += k.Requests
+				if k.Model == "another" {
+					another += k.Requests
+				}
+			}
+			s.mu.Unlock()
+			if got != want || another != int64(round+1) {
+				t.Errorf("after round %d: %d told, %d of another model; want %d", round, got, another, want)
+			}
+		}
 	})
 }

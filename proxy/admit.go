@@ -94,6 +94,7 @@ type allowance struct {
 	counted    bool            // there is a budget
 	usd        bool            // an enforced one in it counts money
 	tokens     bool            // tokens
+	sum        budget.Sum
 }
 
 // allowance returns that of the exchange's token.
@@ -130,7 +131,10 @@ func (x *exchange) reserve() error {
 		x.reason = abac.ProfileInvalid
 		return refuse("profile_invalid", "The profile of token %s names the budget %q, which this gateway does not know. Ask your administrator to make it, or to take it off the token.", x.entry.ID, a.unknown)
 	}
-	x.spends, x.asked = a, time.Now()
+	x.spends, x.asked = a, x.began
+	if a.counted || a.limiter != nil { // the body may have taken its time
+		x.asked = time.Now()
+	}
 	if err := x.bound(a); err != nil {
 		return err
 	}

@@ -159,7 +159,7 @@ func (x *exchange) note(b *bill, used budget.Amounts) {
 	if x.spends.counted {
 		n.ID, n.Budgets = x.settlement(used)
 	}
-	x.s.ledger.Note(n)
+	x.s.ledger.Note(&n, &x.spends.sum)
 }
 
 // slab is where settlements lie until they are told: the ledger keeps what it is
