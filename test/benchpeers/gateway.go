@@ -68,8 +68,8 @@ func (b *bench) binary() string { return filepath.Join(b.dir, "kt-gateway") }
 
 // startGateway runs kt-gateway with an embedded control plane, and mints the tokens.
 // Everything a deployment has is on: filters on every token, metrics, one log line a
-// request; and with budgets, one in USD and rate limits on every token.
-func startGateway(ctx context.Context, b *bench, name string, budgets bool) (*gateway, error) {
+// request; and with budgets, one of them in USD and rate limits on every token.
+func startGateway(ctx context.Context, b *bench, name string, budgets int) (*gateway, error) {
 	var addrs [3]string
 	for i := range addrs {
 		var err error
@@ -107,8 +107,8 @@ func startGateway(ctx context.Context, b *bench, name string, budgets bool) (*ga
 		return nil, err
 	}
 	with := "without budgets or rate limits"
-	if budgets {
-		with = "each with a budget of its own in USD and rate limits"
+	if budgets > 0 {
+		with = fmt.Sprintf("each with one of %d budgets in USD and rate limits", budgets)
 	}
 	fmt.Printf("%s: %d tokens minted in %.1f s, %s; fresh_for is 10m here, not 30s: no profile is asked for again\n",
 		name, len(g.tokens), time.Since(began).Seconds(), with)
@@ -171,7 +171,7 @@ func get(ctx context.Context, url string) ([]byte, error) {
 }
 
 // mint asks for the tokens over HTTP, a few at a time.
-func mint(ctx context.Context, plane, admin string, budgets bool) ([]string, error) {
+func mint(ctx context.Context, plane, admin string, budgets int) ([]string, error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: minters}, Timeout: 30 * time.Second}
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -194,13 +194,13 @@ func mint(ctx context.Context, plane, admin string, budgets bool) ([]string, err
 }
 
 // profileOf is what the i-th token is asked for as. Its limits are never reached.
-func profileOf(i int, budgets bool) map[string]any {
+func profileOf(i, budgets int) map[string]any {
 	bindings := map[string]any{
 		"providers": []string{"openai-*", "!openai-eu"},
 		"models":    []string{"gpt-5.4-*", "!gpt-5.4-pro"},
 	}
-	if budgets {
-		bindings["budgets"] = []map[string]string{{"id": fmt.Sprintf("b_bench_%d", i), "limit": "100000.00", "unit": "usd", "window": "day"}}
+	if budgets > 0 {
+		bindings["budgets"] = []map[string]string{{"id": fmt.Sprintf("b_bench_%d", i%budgets), "limit": "100000.00", "unit": "usd", "window": "day"}}
 		bindings["rate_limits"] = map[string]int{"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000, "max_parallel_requests": 1000}
 	}
 	return map[string]any{"name": fmt.Sprintf("bench-%d", i), "purpose": "general", "bindings": bindings}

@@ -28,9 +28,9 @@ const (
 )
 
 type options struct {
-	seconds, rounds, conns, streams, rate int
-	only, profile, budget                 string
-	gate                                  bool
+	seconds, rounds, conns, streams, rate, budgets int
+	only, profile, budget                          string
+	gate                                           bool
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -48,12 +48,13 @@ func run(args []string) int {
 	f.IntVar(&o.rate, "rate", 2000, "requests a second of the paced load")
 	f.StringVar(&o.only, "only", "", "request or stream: one kind of load")
 	f.StringVar(&o.budget, "budget", "both", "on, off or both: whether kt-gateway's tokens have a budget in USD and rate limits; with both, a second one without is the peer \"plain\"")
+	f.IntVar(&o.budgets, "budgets", 1000, fmt.Sprintf("that the %d tokens share evenly", mintedTokens))
 	f.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of kt-gateway under each load, taken after the rounds")
 	f.BoolVar(&o.gate, "gate", false, fmt.Sprintf("fail above %.2f of the bare proxy's CPU a request, and %.2f a chunk", gateRequest, gateChunk))
 	if err := f.Parse(args); err != nil {
 		return 2
 	}
-	if !slices.Contains([]string{"on", "off", "both"}, o.budget) || f.NArg() > 0 || o.only != "" && o.only != "request" && o.only != "stream" || min(o.seconds, o.rounds, o.conns, o.streams, o.rate) < 1 {
+	if !slices.Contains([]string{"on", "off", "both"}, o.budget) || f.NArg() > 0 || o.only != "" && o.only != "request" && o.only != "stream" || min(o.seconds, o.rounds, o.conns, o.streams, o.rate, o.budgets) < 1 {
 		f.Usage()
 		return 2
 	}
@@ -153,14 +154,18 @@ func (b *bench) startPeers(ctx context.Context, o options) ([]*peer, []*gateway,
 	if err := b.build(ctx); err != nil {
 		return nil, nil, err
 	}
-	kt, err := startGateway(ctx, b, "kt", o.budget != "off")
+	budgets := o.budgets
+	if o.budget == "off" {
+		budgets = 0
+	}
+	kt, err := startGateway(ctx, b, "kt", budgets)
 	if err != nil {
 		return nil, nil, err
 	}
 	gateways := []*gateway{kt}
 	peers = append(peers, &kt.peer)
 	if o.budget == "both" {
-		without, err := startGateway(ctx, b, "plain", false)
+		without, err := startGateway(ctx, b, "plain", 0)
 		if err != nil {
 			return nil, nil, err
 		}
