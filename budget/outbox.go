@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	outboxEvery   = time.Second
-	sumsEvery     = outboxEvery * 3 / 2 // at every other tick: of many tokens few have two calls in one second
-	outboxBatch   = 500
+	outboxEvery = time.Second
+	outboxBatch = 500
+	// sumsATurn bounds what sums cost: of more tokens than that a sum waits for its
+	// turn, and grows meanwhile.
+	sumsATurn     = 500
 	outboxMost    = 50_000
 	outboxTimeout = 5 * time.Second
 )
@@ -33,10 +35,8 @@ type outbox struct {
 
 	mu      sync.Mutex
 	list    []Settlement
-	sums    map[sumKey]*Settlement
-	epoch   uint64       // of sums: moves when some of them are taken out
-	summed  time.Time    // when they were last begun to be taken out
-	taking  bool         // they are being
+	sums    map[sumKey]*sum
+	queue   []*sum       // the sums, the oldest first
 	sending []Settlement // the batch under way: sent again as it is, its ids make that harmless
 	dropped uint64
 }
@@ -49,22 +49,26 @@ type sumKey struct {
 	unpriced, estimated        bool
 }
 
+// sum is of several settlements, until it is told.
+type sum struct {
+	Settlement
+	key  sumKey
+	told bool // or about to be: nothing may be added
+}
+
 func newOutbox(a Authority, log *zap.Logger) *outbox {
-	o := &outbox{authority: a, log: log, full: make(chan struct{}, 1), done: make(chan struct{}), sums: map[sumKey]*Settlement{}}
+	o := &outbox{authority: a, log: log, full: make(chan struct{}, 1), done: make(chan struct{}), sums: map[sumKey]*sum{}}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	return o
 }
 
 // Sum remembers where a token's settlements without budgets were last summed, which
 // spares looking it up: one a token, its zero value ready.
-type Sum struct {
-	at    *Settlement // nil: nowhere yet
-	key   sumKey
-	epoch uint64
-}
+type Sum struct{ at *sum }
 
-// Note puts a settlement into the outbox. It is told within two seconds, and again
-// until the authority keeps it. to may be nil.
+// Note puts a settlement into the outbox. One with budgets is told within
+// a second, others too unless there are very many; each again until the authority
+// keeps it. One without budgets needs no id. to may be nil.
 func (l *Ledger) Note(s *Settlement, to *Sum) { l.outbox.note(s, to) }
 
 func (o *outbox) note(s *Settlement, to *Sum) {
@@ -72,22 +76,22 @@ func (o *outbox) note(s *Settlement, to *Sum) {
 	defer o.mu.Unlock()
 	if len(s.Budgets) == 0 {
 		k := sumKey{s.TokenID, s.TeamID, s.Model, s.Target, s.At.Unix() / 60, s.Unpriced, s.Estimated}
-		if to != nil && to.at != nil && to.epoch == o.epoch && to.key == k {
+		if to != nil && to.at != nil && !to.at.told && to.at.key == k {
 			to.at.add(s)
 			return
 		}
-		sum := o.sums[k]
+		at := o.sums[k]
 		switch {
-		case sum != nil:
-			sum.add(s)
+		case at != nil:
+			at.add(s)
 		case o.pending() < outboxMost:
-			first := *s
-			sum = &first
-			o.sums[k] = sum
+			at = &sum{Settlement: *s, key: k}
+			o.sums[k] = at
+			o.queue = append(o.queue, at)
 		}
-		if sum != nil {
+		if at != nil {
 			if to != nil {
-				*to = Sum{sum, k, o.epoch}
+				to.at = at
 			}
 			return
 		}
@@ -108,9 +112,7 @@ func (o *outbox) note(s *Settlement, to *Sum) {
 // add makes s a sum, which is of several records and so has an id of its own.
 func (s *Settlement) add(o *Settlement) {
 	if !isSum(s.ID) {
-		var random [16]byte
-		rand.Read(random[:])
-		s.ID = sumPrefix + hex.EncodeToString(random[:])
+		s.ID = sumID()
 	}
 	s.Requests += o.Requests
 	s.Input += o.Input
@@ -124,6 +126,12 @@ func (s *Settlement) add(o *Settlement) {
 }
 
 const sumPrefix = "sum_"
+
+func sumID() string {
+	var random [16]byte
+	rand.Read(random[:])
+	return sumPrefix + hex.EncodeToString(random[:])
+}
 
 func isSum(id string) bool { return len(id) > len(sumPrefix) && id[:len(sumPrefix)] == sumPrefix }
 
@@ -178,7 +186,7 @@ func (o *outbox) send(ctx context.Context) (more bool, err error) {
 		return true, err
 	}
 	o.sending = nil
-	return len(o.list) >= outboxBatch || o.taking, nil
+	return len(o.list) >= outboxBatch, nil
 }
 
 // next fills the batch, unless one is under way.
@@ -187,30 +195,22 @@ func (o *outbox) next() {
 		return
 	}
 	n := min(len(o.list), outboxBatch)
-	o.sending = append(make([]Settlement, 0, n), o.list[:n]...)
+	o.sending = append(make([]Settlement, 0, n+min(len(o.queue), sumsATurn)), o.list[:n]...)
 	rest := copy(o.list, o.list[n:])
 	clear(o.list[rest:])
 	o.list = o.list[:rest]
-	if len(o.sums) == 0 {
-		return
-	}
-	// Once begun, all of them go, in as many batches as it takes.
-	if !o.taking {
-		now := time.Now()
-		if now.Sub(o.summed) < sumsEvery && o.ctx.Err() == nil {
-			return
+	n = min(len(o.queue), sumsATurn)
+	for _, at := range o.queue[:n] {
+		at.told = true
+		if at.ID == "" {
+			at.ID = sumID()
 		}
-		o.taking, o.summed = true, now
+		delete(o.sums, at.key)
+		o.sending = append(o.sending, at.Settlement)
 	}
-	o.epoch++
-	for k, s := range o.sums {
-		if len(o.sending) >= outboxBatch {
-			break
-		}
-		o.sending = append(o.sending, *s)
-		delete(o.sums, k)
-	}
-	o.taking = len(o.sums) > 0
+	rest = copy(o.queue, o.queue[n:])
+	clear(o.queue[rest:])
+	o.queue = o.queue[:rest]
 }
 
 // close tells all that is left.

@@ -213,3 +213,25 @@ func TestNothingIsAddedToASumThatIsTold(t *testing.T) {
 		}
 	})
 }
+
+func TestASumOfOneHasAnID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{settle: func([]budget.Settlement) error { return nil }}
+		l := open(t, budget.Options{Authority: s})
+		const tokens = 1200
+		for i := range tokens {
+			l.Note(&budget.Settlement{At: time.Now(), TokenID: fmt.Sprint(i), Requests: 1}, nil)
+		}
+		time.Sleep(3500 * time.Millisecond)
+		ids := map[string]bool{}
+		s.mu.Lock()
+		for _, k := range s.kept {
+			ids[k.ID] = true
+		}
+		s.mu.Unlock()
+		if len(ids) != tokens || ids[""] {
+			t.Errorf("%d ids of %d settlements, told in turns", len(ids), tokens)
+		}
+		shut(t, l)
+	})
+}
