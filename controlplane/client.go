@@ -207,6 +207,47 @@ func (c *Client) do(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
+// streamed is a call whose answer is read as it comes.
+type streamed struct {
+	method, path string
+	media        string    // of the answer, and of the body
+	body         io.Reader // nil: none
+}
+
+// stream makes the call and hands its answer to read. A refusal is an *APIError.
+func (c *Client) stream(ctx context.Context, s streamed, read func(io.Reader) error) error {
+	secret, err := c.o.Token()
+	if err != nil {
+		return fmt.Errorf("the credential for the control plane: %w", err)
+	}
+	req, err := c.request(ctx, s.method, s.path, nil)
+	if err != nil {
+		return err
+	}
+	if s.body != nil {
+		req.Body = io.NopCloser(s.body)
+		req.Header.Set("Content-Type", s.media)
+	}
+	req.Header.Set("Authorization", "Bearer "+secret.Reveal())
+	req.Header.Set("Accept", s.media)
+	res, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	if media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); res.StatusCode == http.StatusOK && media == s.media {
+		return read(res.Body)
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read the control plane's answer: %w", err)
+	}
+	if err := decode(res, body, nil, secret); err != nil {
+		return err
+	}
+	return errStranger("an answer that is not " + s.media)
+}
+
 func (c *Client) request(ctx context.Context, method, path string, in any) (*http.Request, error) {
 	var body io.Reader
 	if in != nil {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"time"
 )
@@ -25,9 +24,12 @@ func (c *Client) Import(ctx context.Context, lines io.Reader, each func(Imported
 	defer cancel(nil)
 	stalled := time.AfterFunc(importIdle, func() { cancel(ErrStalled) })
 	defer stalled.Stop()
-	err := c.importLines(ctx, movingReader{lines, stalled}, func(r Imported) {
-		stalled.Reset(importIdle)
-		each(r)
+	call := streamed{method: http.MethodPost, path: "/v1/tokens/import", media: ndjson, body: movingReader{lines, stalled}}
+	err := c.stream(ctx, call, func(r io.Reader) error {
+		return readResults(r, func(one Imported) {
+			stalled.Reset(importIdle)
+			each(one)
+		})
 	})
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -45,37 +47,6 @@ func (m movingReader) Read(b []byte) (int, error) {
 	n, err := m.r.Read(b)
 	m.stalled.Reset(importIdle)
 	return n, err
-}
-
-func (c *Client) importLines(ctx context.Context, lines io.Reader, each func(Imported)) error {
-	secret, err := c.o.Token()
-	if err != nil {
-		return fmt.Errorf("the credential for the control plane: %w", err)
-	}
-	req, err := c.request(ctx, http.MethodPost, "/v1/tokens/import", nil)
-	if err != nil {
-		return err
-	}
-	req.Body = io.NopCloser(lines)
-	req.Header.Set("Authorization", "Bearer "+secret.Reveal())
-	req.Header.Set("Content-Type", ndjson)
-	req.Header.Set("Accept", ndjson)
-	res, err := c.do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = res.Body.Close() }()
-	if media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); res.StatusCode == http.StatusOK && media == ndjson {
-		return readResults(res.Body, each)
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	if err != nil {
-		return fmt.Errorf("read the control plane's answer: %w", err)
-	}
-	if err := decode(res, body, nil, secret); err != nil {
-		return err
-	}
-	return errStranger("no results")
 }
 
 func readResults(r io.Reader, each func(Imported)) error {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"time"
@@ -46,7 +45,7 @@ func (c *Client) Watch(ctx context.Context, since int64, each func(Event)) error
 	if since >= 0 {
 		path += "?since=" + strconv.FormatInt(since, 10)
 	}
-	err := c.watch(ctx, path, func(r io.Reader) error {
+	err := c.stream(ctx, streamed{method: http.MethodGet, path: path, media: eventStream}, func(r io.Reader) error {
 		return readEvents(r, func(e Event) {
 			each(e)
 			silence.Reset(watchSilence)
@@ -60,35 +59,6 @@ func (c *Client) Watch(ctx context.Context, since int64, each func(Event)) error
 		return ErrTooOld
 	}
 	return err
-}
-
-func (c *Client) watch(ctx context.Context, path string, read func(io.Reader) error) error {
-	secret, err := c.o.Token()
-	if err != nil {
-		return fmt.Errorf("the credential for the control plane: %w", err)
-	}
-	req, err := c.request(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+secret.Reveal())
-	req.Header.Set("Accept", eventStream)
-	res, err := c.do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = res.Body.Close() }()
-	if media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); res.StatusCode == http.StatusOK && media == eventStream {
-		return read(res.Body)
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	if err != nil {
-		return fmt.Errorf("read the control plane's answer: %w", err)
-	}
-	if err := decode(res, body, nil, secret); err != nil {
-		return err
-	}
-	return errStranger("no events")
 }
 
 // readEvents reads server-sent events until r ends, which is an error. Events of an

@@ -132,28 +132,18 @@ func listCommand() *command {
 	var a adminFlags
 	var o output
 	c := tokenCommand("list", "", "lists tokens, newest last", &a, &o, "prints the ids alone")
-	filters := map[string]*string{}
-	for _, f := range []struct{ name, value, key, usage string }{
+	filters := filterFlags(c, []filter{
 		{"purpose", "PURPOSE", "purpose", "only general, gateway_runtime or integration"},
 		{"type", "TYPE", "type", "only access or gateway: the older names of general and gateway_runtime"},
 		{"team", "TEAM", "team_id", "only those bound to a team"},
 		{"status", "STATUS", "status", "only active, quarantined or revoked"},
 		{"unused-for", "DURATION", "unused_for", "only those not used for so long, as 720h"},
-	} {
-		filters[f.key] = new(string)
-		c.text(filters[f.key], f.name, f.value, "", f.usage)
-	}
+	})
 	c.run = func(ctx context.Context, p program) error {
 		if err := o.check(); err != nil {
 			return err
 		}
-		query := url.Values{}
-		for key, v := range filters {
-			if *v != "" {
-				query.Set(key, *v)
-			}
-		}
-		all, err := listAll(ctx, p, &a, "/v1/tokens", query)
+		all, err := listAll(ctx, p, &a, "/v1/tokens", filters())
 		if err != nil {
 			return err
 		}
@@ -172,6 +162,26 @@ func listCommand() *command {
 		return o.print(p, raw, strings.Join(ids, "\n"), func() string { return profileTable(profiles) })
 	}
 	return c
+}
+
+// filter is a flag that narrows a list by a key of its query.
+type filter struct{ name, value, key, usage string }
+
+// filterFlags adds the flags; what it returns gives the query of those that are set.
+func filterFlags(c *command, list []filter) func() url.Values {
+	values := make([]string, len(list))
+	for i, f := range list {
+		c.text(&values[i], f.name, f.value, "", f.usage)
+	}
+	return func() url.Values {
+		query := url.Values{}
+		for i, f := range list {
+			if values[i] != "" {
+				query.Set(f.key, values[i])
+			}
+		}
+		return query
+	}
 }
 
 // listAll follows the cursor to the end.

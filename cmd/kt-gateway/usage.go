@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -37,9 +36,8 @@ func usageCommand() *command {
 	var a adminFlags
 	var o output
 	c := newCommand("usage", "", "sums what calls used and cost, by token, team, model and day")
-	c.long = "Days are UTC. The last seconds may be missing: gateways tell of their calls within 3 s."
-	filters := map[string]*string{}
-	for _, f := range []struct{ name, value, key, usage string }{
+	c.long = "Days are UTC. The last seconds may be missing: gateways tell of their calls within 3 s, of very many tokens in turns."
+	filters := filterFlags(c, []filter{
 		{"token-id", "ID", "token_id", "only of this token"},
 		{"team", "ID", "team_id", "only of this team"},
 		{"model", "NAME", "model", "only of this entry of the configuration"},
@@ -47,23 +45,14 @@ func usageCommand() *command {
 		{"to", "DAY", "to", "to the end of this day"},
 		{"by", "LIST", "group_by", "what rows are told apart by: some of token,team,model,target,day, or none; by default token,team,model,day"},
 		{"org-id", "ID", "org_id", "whose; by default org_default"},
-	} {
-		filters[f.key] = new(string)
-		c.text(filters[f.key], f.name, f.value, "", f.usage)
-	}
+	})
 	a.add(c)
 	o.add(c, "prints the sum in USD alone")
 	c.run = func(ctx context.Context, p program) error {
 		if err := o.check(); err != nil {
 			return err
 		}
-		query := url.Values{}
-		for key, v := range filters {
-			if *v != "" {
-				query.Set(key, *v)
-			}
-		}
-		all, err := listAll(ctx, p, &a, "/v1/usage", query)
+		all, err := listAll(ctx, p, &a, "/v1/usage", filters())
 		if err != nil {
 			return err
 		}

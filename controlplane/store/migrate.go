@@ -15,8 +15,8 @@ import (
 //go:embed migrations
 var files embed.FS
 
-// The folders of the backends' migrations, under the same numbers and names. What
-// both read alike stands in commonMigrations.
+// The folders of migrations. What both backends read alike stands in
+// commonMigrations; a file of the same name in a backend's own follows it.
 const (
 	commonMigrations   = "migrations/common"
 	sqliteMigrations   = "migrations/sqlite"
@@ -32,27 +32,27 @@ type migration struct {
 // migrations reads files "0001_name.sql" of a backend's folder and of the common
 // one, numbered from 1 without a gap.
 func migrations(folder string) ([]migration, error) {
-	paths := map[string]string{} // by name
+	texts := map[string]string{} // by name
 	for _, f := range []string{commonMigrations, folder} {
 		entries, err := fs.ReadDir(files, f)
 		if err != nil {
 			return nil, fmt.Errorf("read migrations: %w", err)
 		}
 		for _, e := range entries {
-			paths[e.Name()] = f + "/" + e.Name()
+			text, err := fs.ReadFile(files, f+"/"+e.Name())
+			if err != nil {
+				return nil, fmt.Errorf("read migrations: %w", err)
+			}
+			texts[e.Name()] += string(text)
 		}
 	}
-	list := make([]migration, 0, len(paths))
-	for i, file := range slices.Sorted(maps.Keys(paths)) {
+	list := make([]migration, 0, len(texts))
+	for i, file := range slices.Sorted(maps.Keys(texts)) {
 		number, name, _ := strings.Cut(strings.TrimSuffix(file, ".sql"), "_")
 		if version, err := strconv.Atoi(number); err != nil || version != i+1 {
 			return nil, fmt.Errorf("read migrations: %s stands where number %d should", file, i+1)
 		}
-		text, err := fs.ReadFile(files, paths[file])
-		if err != nil {
-			return nil, fmt.Errorf("read migrations: %w", err)
-		}
-		list = append(list, migration{i + 1, name, string(text)})
+		list = append(list, migration{i + 1, name, texts[file]})
 	}
 	return list, nil
 }
