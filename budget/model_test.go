@@ -614,12 +614,63 @@ func (w *world) step() {
 		w.note("%s cut: %v", g.id, g.cut)
 	case n < 93 && !w.calm:
 		w.restart()
+	case n < 93:
+		w.newcomers()
 	case n < 96:
 		w.relimit()
 	case n < 97 && !w.calm:
 		w.expel(g)
 	default:
 		w.copyJournal(g)
+	}
+}
+
+// newcomers have two gateways meet on a budget that neither knew: what the second
+// lacks may be pushed to the first before it has heard of its own lease.
+func (w *world) newcomers() {
+	r := budget.Record{ID: fmt.Sprintf("new%d", len(w.records)), Unit: budget.USD, Window: budget.Total, Limit: 100}
+	w.p.put(r)
+	w.refresh()
+	type party struct {
+		g *gate
+		l *budget.Ledger
+	}
+	var here []party
+	w.mu.Lock()
+	for _, g := range w.gates {
+		if g.l != nil {
+			g.l.Upsert(w.records[r.ID])
+			here = append(here, party{g, g.l})
+		}
+	}
+	w.mu.Unlock()
+	if len(here) < 2 {
+		return
+	}
+	w.count("newcomers")
+	ask := func(p party, usd int64) {
+		s, err := p.l.Set([]string{r.ID}, "")
+		if err != nil {
+			w.t.Error(err)
+			return
+		}
+		worst := budget.Amounts{USD: usd}
+		var h budget.Hold
+		begun := time.Now()
+		err = p.l.Reserve(context.Background(), s, worst, &h)
+		w.took(p.g, p.l, begun, []string{r.ID}, worst, err)
+		if err == nil && w.admitted(p.g, p.l, &h) {
+			w.settle(p.g, p.l, &h)
+		}
+	}
+	w.tasks.Go(func() { ask(here[0], 80) })
+	time.Sleep(time.Duration(1+w.n(10)) * time.Millisecond)
+	w.tasks.Go(func() { ask(here[1], 50) })
+	for range 50 { // also while nobody calls
+		time.Sleep(20 * time.Millisecond)
+		w.sea.Lock()
+		w.observe(w.rows())
+		w.sea.Unlock()
 	}
 }
 
