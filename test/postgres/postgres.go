@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -29,7 +30,8 @@ type Server struct {
 	bin     string
 	attr    *syscall.SysProcAttr
 	options []string
-	cmd     *exec.Cmd
+	cmd     *exec.Cmd     // nil: it does not run
+	exited  chan struct{} // closed when cmd has ended
 	made    atomic.Int64
 }
 
@@ -116,22 +118,48 @@ func (p *Server) Start() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	p.cmd = exec.Command(filepath.Join(p.bin, "postgres"), args...)
-	p.cmd.Dir, p.cmd.SysProcAttr, p.cmd.Stdout, p.cmd.Stderr = p.dir, p.attr, log, log
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(filepath.Join(p.bin, "postgres"), args...)
+	cmd.Dir, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = p.dir, p.attr, log, log
+	if err := p.run(cmd); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		err := p.ping()
 		if err == nil {
 			return nil
 		}
-		if time.Now().After(deadline) {
+		ended := false
+		select {
+		case <-p.exited:
+			ended = true
+		case <-time.After(50 * time.Millisecond):
+		}
+		if ended || time.Now().After(deadline) {
 			said, _ := os.ReadFile(filepath.Join(p.dir, "log"))
 			p.Kill()
 			return fmt.Errorf("start PostgreSQL: %w: %s", err, said)
 		}
 	}
+}
+
+// run starts cmd on a thread that lives as long as it: the server is ended with the
+// thread that forked it, and that may be one which a caller's goroutine takes with it.
+func (p *Server) run(cmd *exec.Cmd) error {
+	started, exited := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(exited)
+		}
+	}()
+	err := <-started
+	if err == nil {
+		p.cmd, p.exited = cmd, exited
+	}
+	return err
 }
 
 func (p *Server) ping() error {
@@ -151,14 +179,26 @@ func (p *Server) URL(database string) string {
 }
 
 // Database makes an empty database and returns its URL.
-func (p *Server) Database() (string, error) {
+func (p *Server) Database() (string, error) { return p.make("template0") }
+
+// Copy makes a database like the one that a URL of this server names, to which
+// nobody may be connected, and returns its URL.
+func (p *Server) Copy(of string) (string, error) {
+	u, err := url.Parse(of)
+	if err != nil {
+		return "", err
+	}
+	return p.make(strings.TrimPrefix(u.Path, "/"))
+}
+
+func (p *Server) make(template string) (string, error) {
 	db, err := sql.Open("pgx", p.URL("postgres"))
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = db.Close() }()
 	name := fmt.Sprintf("kt%d", p.made.Add(1))
-	if _, err := db.Exec(`CREATE DATABASE ` + name + ` TEMPLATE template0`); err != nil {
+	if _, err := db.Exec(`CREATE DATABASE ` + name + ` TEMPLATE ` + template); err != nil {
 		return "", err
 	}
 	return p.URL(name), nil
@@ -166,7 +206,7 @@ func (p *Server) Database() (string, error) {
 
 // Kill ends the server with -9; Start brings it back.
 func (p *Server) Kill() {
-	if p.cmd == nil || p.cmd.Process == nil {
+	if p.cmd == nil {
 		return
 	}
 	// Its children hold the shared memory: they are ended with it.
@@ -175,8 +215,39 @@ func (p *Server) Kill() {
 	for _, pid := range children {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	_ = p.cmd.Wait()
+	<-p.exited
+	for _, pid := range children {
+		for alive(pid) {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	p.cmd = nil
+}
+
+// alive says whether a process may still hold memory: one that nobody reaps does not.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
+
+// End asks the server to end: by SIGINT in order, its sessions aborted; by SIGQUIT
+// at once, without a word to the disk. One that does not is killed. Start brings it
+// back.
+func (p *Server) End(how syscall.Signal) {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Signal(how)
+	select {
+	case <-p.exited:
+		p.cmd = nil
+	case <-time.After(10 * time.Second):
+		p.Kill()
+	}
 }
 
 func (p *Server) children() []int {
@@ -195,15 +266,6 @@ func (p *Server) children() []int {
 
 // Stop ends the server and removes the cluster.
 func (p *Server) Stop() {
-	if p.cmd != nil {
-		_ = p.cmd.Process.Signal(syscall.SIGINT)
-		done := make(chan struct{})
-		go func() { defer close(done); _ = p.cmd.Wait() }()
-		select {
-		case <-done:
-		case <-time.After(10 * time.Second):
-			p.Kill()
-		}
-	}
+	p.End(syscall.SIGINT)
 	_ = os.RemoveAll(p.dir)
 }
