@@ -141,6 +141,9 @@ func (f *follower) run() {
 			f.cache.Gap()
 			f.at = controlplane.FromHead
 		case f.synced.IsZero() || errors.Is(err, controlplane.ErrSilent):
+			if f.synced.After(began) {
+				began = f.synced // an answer from before the silence says nothing of it
+			}
 			f.cache.Lost(began)
 		}
 		if f.synced.IsZero() {

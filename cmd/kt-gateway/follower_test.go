@@ -175,6 +175,8 @@ func TestASilentWatchIsAnAbsence(t *testing.T) {
 	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
 		if n == 0 {
 			each(head(1))
+			time.Sleep(time.Second)
+			each(head(1))
 			time.Sleep(3 * time.Second)
 			return controlplane.ErrSilent
 		}
@@ -182,6 +184,11 @@ func TestASilentWatchIsAnAbsence(t *testing.T) {
 		return ctx.Err()
 	}
 	followed(t, w, func(f *follower) {
+		time.Sleep(500 * time.Millisecond)
+		// What was answered before the silence says nothing of it.
+		if _, err := f.cache.Get(context.Background(), token.Digest{1}); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
 		if !f.cache.Away() {
