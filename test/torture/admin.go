@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,17 +17,35 @@ import (
 
 // admin speaks to a control plane as its administrator.
 type admin struct {
-	url    string
-	bearer string
-	client *http.Client
+	url      string
+	bearer   string
+	client   *http.Client
+	patience time.Duration // with a control plane that is away
 }
 
 func newAdmin(url, bearer string) *admin {
 	return &admin{url: url, bearer: bearer, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: 20 * time.Second}}
 }
 
+// errAway is a control plane that does not answer, or has no database.
+var errAway = errors.New("the control plane is away")
+
+// insist does it again where nobody answers, as long as there is patience for it.
+func (a *admin) insist(ctx context.Context, do func() error) error {
+	for deadline := time.Now().Add(a.patience); ; pause(ctx, 20*time.Millisecond) {
+		err := do()
+		if !errors.Is(err, errAway) || time.Now().After(deadline) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 // ask sends give as JSON, if there is any, and reads the answer into take.
 func (a *admin) ask(ctx context.Context, method, path string, give, take any) error {
+	return a.insist(ctx, func() error { return a.once(ctx, method, path, give, take) })
+}
+
+func (a *admin) once(ctx context.Context, method, path string, give, take any) error {
 	var body io.Reader
 	if give != nil {
 		b, err := json.Marshal(give)
@@ -43,12 +62,15 @@ func (a *admin) ask(ctx context.Context, method, path string, give, take any) er
 	req.Header.Set("Content-Type", "application/json")
 	res, err := a.client.Do(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errAway, err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errAway, err)
+	}
+	if res.StatusCode == http.StatusServiceUnavailable {
+		return fmt.Errorf("%w: %s %s: %s", errAway, method, path, b)
 	}
 	if res.StatusCode/100 != 2 {
 		return fmt.Errorf("%s %s: %d %s", method, path, res.StatusCode, b)
@@ -141,14 +163,16 @@ func (a *admin) budgets(ctx context.Context) (map[string]standing, error) {
 type token struct {
 	ID    string
 	Token string
+
+	minted time.Time
 }
 
 // minting is a token as it is asked for.
 type minting struct {
 	budgets []string
 	team    string
-	expires time.Time
-	gateway string // it identifies that gateway, and calls nothing
+	lasts   time.Duration // 0: without an end
+	gateway string        // it identifies that gateway, and calls nothing
 }
 
 func (a *admin) mint(ctx context.Context, m minting) (token, error) {
@@ -168,11 +192,14 @@ func (a *admin) mint(ctx context.Context, m minting) (token, error) {
 		bindings["gateway_id"] = m.gateway
 		body["purpose"] = "gateway_runtime"
 	}
-	if !m.expires.IsZero() {
-		body["expires_at"] = m.expires.UTC().Format(time.RFC3339Nano)
-	}
 	var t token
-	err := a.ask(ctx, http.MethodPost, "/v1/tokens", body, &t)
+	err := a.insist(ctx, func() error {
+		if m.lasts > 0 { // from each attempt on
+			body["expires_at"] = time.Now().Add(m.lasts).UTC().Format(time.RFC3339Nano)
+		}
+		return a.once(ctx, http.MethodPost, "/v1/tokens", body, &t)
+	})
+	t.minted = time.Now()
 	if err == nil && !strings.HasPrefix(t.Token, "kt_live_") {
 		err = fmt.Errorf("a token that is none, of %d characters", len(t.Token))
 	}

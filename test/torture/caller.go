@@ -95,6 +95,26 @@ func (a *agent) ask(ctx context.Context, addr, bearer string, c call) *answer {
 	return &res
 }
 
+// away is what a caller is told when the control plane was needed and not there.
+const away = "control_plane_unavailable"
+
+// unavailable says that a call was not admitted because nobody could be asked.
+func (a *answer) unavailable() bool {
+	return a.code == away && a.status == http.StatusServiceUnavailable
+}
+
+// as makes a call with a token, which gateways need to know only a second after it
+// was minted.
+func (a *agent) as(ctx context.Context, g *gateway, t token, c call) *answer {
+	for {
+		out := a.ask(ctx, g.addr, t.Token, c)
+		if out.code != "invalid_api_key" || time.Since(t.minted) > time.Second || ctx.Err() != nil {
+			return out
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
 func (c *call) request(addr, bearer string) []byte {
 	body := map[string]any{"model": c.model, "user": c.script.encode(), "messages": []map[string]string{{"role": "user", "content": "hello"}}}
 	if c.stream {

@@ -12,33 +12,53 @@ import (
 
 // testcase is one way of mistreating budgets.
 type testcase struct {
-	name    string
-	says    string
-	seconds int  // that it takes in the long form, about: parts are cut by it
-	short   bool // belongs to the short form too
-	run     func(context.Context, *trial) error
+	name  string
+	says  string
+	takes [2]int // seconds in the long form, about, over SQLite and over PostgreSQL: parts are cut by it
+	short [2]bool
+	run   func(context.Context, *trial) error
 }
 
 func cases() []*testcase {
+	never, small, both := [2]bool{}, [2]bool{true, false}, [2]bool{true, true}
 	return []*testcase{
-		{"exact", "one gateway, a budget of 10 requests and one of $0.10 at $0.01, 200 at once, whole and streamed", 25, true, exact},
-		{"fleet", "3 gateways, 400 at once, limit 1,000 and cost 10: exactly 100", 50, true, fleetEqual},
-		{"fleet-wide", "the same with holds above the cost: never over, and 100 when the refused come again", 150, true, fleetWide},
-		{"fleet-windows", "the same with a budget a day and one a month", 12, true, fleetWindows},
-		{"fleet-nested", "the same with own, team's and org's budgets at once", 35, true, fleetNested},
-		{"endings", "abnormal endings of every kind: nothing stays held, the last unit is spendable", 30, true, endings},
-		{"killed", "a random gateway of 3 killed with -9 every 2 s under load", 75, false, killed},
-		{"journal", "the journal cut at any byte, or damaged: never charged less than was used", 55, false, journalCut},
-		{"plane-killed", "the control plane killed with -9 under load: no charge lost or doubled", 55, false, planeKilled},
-		{"copies", "every lease call and settlement copied, delayed, reordered or lost", 30, false, copies},
-		{"leaves", "a client leaves after k of 100 chunks", 25, false, leaves},
-		{"storm", "200 agents that abort and ask again", 40, false, storm},
-		{"steady", "lease calls of a gateway in the steady state", 120, false, steady},
+		{"exact", "one gateway, a budget of 10 requests and one of $0.10 at $0.01, 200 at once, whole and streamed", [2]int{25, 40}, small, exact},
+		{"fleet", "3 gateways, 400 at once, limit 1,000 and cost 10: exactly 100", [2]int{50, 60}, small, fleetEqual},
+		{"fleet-wide", "the same with holds above the cost: never over, and 100 when the refused come again", [2]int{150, 160}, small, fleetWide},
+		{"fleet-windows", "the same with a budget a day and one a month", [2]int{12, 20}, small, fleetWindows},
+		{"fleet-nested", "the same with own, team's and org's budgets at once", [2]int{35, 45}, small, fleetNested},
+		{"troubled", "3 gateways, 400 at the limit, while the control plane or its database dies: exactly 100 in the end", [2]int{80, 120}, both, troubled},
+		{"endings", "abnormal endings of every kind: nothing stays held, the last unit is spendable", [2]int{30, 60}, both, endings},
+		{"killed", "a random gateway of 3 killed with -9 every 2 s under load", [2]int{75, 95}, never, killed},
+		{"journal", "the journal cut at any byte, or damaged: never charged less than was used", [2]int{55, 90}, never, journalCut},
+		{"plane-killed", "the control plane killed with -9 under load: no charge lost or doubled", [2]int{55, 60}, never, planeKilled},
+		{"copies", "every lease call and settlement copied, delayed, reordered or lost", [2]int{30, 45}, never, copies},
+		{"leaves", "a client leaves after k of 100 chunks", [2]int{25, 30}, never, leaves},
+		{"storm", "200 agents that abort and ask again", [2]int{40, 45}, never, storm},
+		{"steady", "lease calls of a gateway in the steady state", [2]int{120, 130}, never, steady},
 	}
 }
 
+// job is a case over one database.
+type job struct {
+	*testcase
+	database string
+}
+
+func (j job) String() string { return j.name + " (" + j.database + ")" }
+
+func (j job) place() int { return slices.Index(databases, j.database) }
+
+func (j job) seconds() int { return j.takes[j.place()] }
+
+// databases are those that there are, in the order of a testcase's pairs.
+var databases = []string{onSQLite, onPostgres}
+
 // choose takes the cases that are asked for, and of those the part's.
-func choose(all []*testcase, o options) ([]*testcase, error) {
+func choose(all []*testcase, o options) ([]job, error) {
+	if o.database != "" && !slices.Contains(databases, o.database) {
+		return nil, fmt.Errorf("-database is sqlite or postgres, not %q", o.database)
+	}
 	if o.only != "" {
 		var chosen []*testcase
 		for name := range strings.SplitSeq(o.only, ",") {
@@ -49,35 +69,43 @@ func choose(all []*testcase, o options) ([]*testcase, error) {
 			chosen = append(chosen, all[i])
 		}
 		all = chosen
-	} else if o.short {
-		all = slices.DeleteFunc(all, func(c *testcase) bool { return !c.short })
+	}
+	var jobs []job
+	for i, database := range databases {
+		for _, c := range all {
+			if (o.database == "" || o.database == database) && (!o.short || o.only != "" || c.short[i]) {
+				jobs = append(jobs, job{c, database})
+			}
+		}
 	}
 	var i, n int
 	if _, err := fmt.Sscanf(o.part+" ", "%d/%d ", &i, &n); err != nil || i < 1 || i > n {
 		return nil, fmt.Errorf("-part is i/n with i from 1 to n, not %q", o.part)
 	}
-	return share(all, i-1, n), nil
+	return share(jobs, i-1, n), nil
 }
 
 // share gives the longest case left to the part that has least so far.
-func share(all []*testcase, part, parts int) []*testcase {
+func share(all []job, part, parts int) []job {
 	order := slices.Clone(all)
-	slices.SortStableFunc(order, func(a, b *testcase) int { return b.seconds - a.seconds })
+	slices.SortStableFunc(order, func(a, b job) int { return b.seconds() - a.seconds() })
 	sums := make([]int, parts)
-	mine := map[*testcase]bool{}
+	mine := map[job]bool{}
 	for _, c := range order {
 		least := slices.Index(sums, slices.Min(sums))
-		sums[least] += c.seconds
+		sums[least] += c.seconds()
 		mine[c] = least == part
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(c *testcase) bool { return !mine[c] })
+	return slices.DeleteFunc(slices.Clone(all), func(c job) bool { return !mine[c] })
 }
 
 // trial is one run of one case: its folder, its processes and its verdict.
 type trial struct {
 	*harness
-	name string
-	dir  string
+	name     string
+	database string
+	dir      string
+	planes   []*plane
 
 	mu       sync.Mutex
 	children []*child

@@ -22,16 +22,21 @@ type child struct {
 	err    error // of its end; read after exited
 }
 
-// start runs the binary with its output appended to a file.
+// start runs the binary under test.
 func (t *trial) start(name string, env []string, args ...string) (*child, error) {
+	cmd := exec.Command(t.binary, args...)
+	cmd.Env = append(withoutKeeptrusts(os.Environ()), env...)
+	return t.spawn(name, cmd)
+}
+
+// spawn starts a command with its output appended to a file.
+func (t *trial) spawn(name string, cmd *exec.Cmd) (*child, error) {
 	path := t.path(name + ".log")
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close() // the process has its own
-	cmd := exec.Command(t.binary, args...)
-	cmd.Env = append(withoutKeeptrusts(os.Environ()), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// A terminal's Ctrl-C is for us; and nobody outlives us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

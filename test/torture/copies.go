@@ -41,7 +41,7 @@ func copies(ctx context.Context, t *trial) error {
 		a := &agent{}
 		defer a.close()
 		for i := next.Add(1) - 1; i < calls && ctx.Err() == nil; i = next.Add(1) - 1 {
-			f.insist(ctx, a, tokens[i].Token, int(i), costs[i], words)
+			f.insist(ctx, a, tokens[i], int(i), costs[i], words)
 		}
 	})
 	t.must(words.of("200") == calls, "answers: %v", words.n)
@@ -49,13 +49,13 @@ func copies(ctx context.Context, t *trial) error {
 }
 
 // insist calls until it is served: a budget's first lease may be lost on its way.
-func (f *fleet) insist(ctx context.Context, a *agent, bearer string, i int, cost int64, words *tally) {
+func (f *fleet) insist(ctx context.Context, a *agent, t token, i int, cost int64, words *tally) {
 	c := call{model: metered, limit: holdOf, leaving: stays, script: script{do: "whole", delay: 5 * time.Millisecond, output: cost}}
 	for try := range 30 {
 		c.script.id = fmt.Sprintf("copies/%d.%d", i, try)
-		out := a.ask(ctx, f.gateways[i%len(f.gateways)].addr, bearer, c)
+		out := a.as(ctx, f.gateways[i%len(f.gateways)], t, c)
 		words.add(out.word())
-		if out.code != "control_plane_unavailable" && out.code != "budget_held" {
+		if out.code != away && out.code != "budget_held" {
 			return
 		}
 		pause(ctx, 100*time.Millisecond)
@@ -86,7 +86,7 @@ func (f *fleet) once(ctx context.Context, b *between, costs []int64, words *tall
 	t := f.t
 	t.figure("%d lease calls and %d settlements: %d copies, %d delayed, %d lost, %d answers lost; refused meanwhile: %d unavailable, %d held",
 		b.leases.Load(), b.settlements.Load(), b.copies.Load(), b.delayed.Load(), b.dropped.Load(), b.unanswered.Load(),
-		words.of("control_plane_unavailable"), words.of("budget_held"))
+		words.of(away), words.of("budget_held"))
 	t.figure("charged exactly once: %d of %d; the budget that all share: %d of %d units", count(all), len(costs), all["b_shared"].settled/unit, sum)
 	t.must(count(all) == len(costs), "charged exactly once: %d", count(all))
 	for i, c := range costs {

@@ -89,11 +89,15 @@ type mistreatment struct {
 	told     map[string]*tally
 	numbers  atomic.Int64
 	last     atomic.Int64 // nanoseconds of the last ending
+	away     atomic.Int64 // calls not admitted because the control plane was away
 }
 
 func endings(ctx context.Context, t *trial) error {
 	n := 10_000
-	if t.short {
+	switch {
+	case t.short && t.database == onPostgres:
+		n = 1500
+	case t.short:
 		n = 500
 	}
 	f, err := newFleet(ctx, t, layout{gateways: 2, silence: silence, drain: 150 * time.Millisecond})
@@ -111,8 +115,13 @@ func endings(ctx context.Context, t *trial) error {
 		return err
 	}
 	began := time.Now()
-	m.all(ctx, n)
-	t.figure("%d endings of %d kinds and drain, in %.0f s", m.numbers.Load(), len(m.told), time.Since(began).Seconds())
+	if t.database == onPostgres { // and its control plane and database die meanwhile
+		f.admin.patience = 15 * time.Second
+		f.besides(ctx, time.Second, func() { m.all(ctx, n) })
+	} else {
+		m.all(ctx, n)
+	}
+	t.figure("%d endings of %d kinds and drain, in %.0f s; %d calls came again, the control plane was away", m.numbers.Load(), len(m.told), time.Since(began).Seconds(), m.away.Load())
 	for _, name := range slices.Sorted(maps.Keys(m.told)) {
 		t.tell("%s: %v", name, m.told[name].n)
 	}
@@ -179,7 +188,7 @@ func (m *mistreatment) one(ctx context.Context, a *agent, k *ending, i int64) {
 	if k.spoilt != "" {
 		give := minting{budgets: m.budgets}
 		if k.spoilt == "expired" {
-			give.expires = time.Now().Add(time.Second)
+			give.lasts = time.Second
 		}
 		var err error
 		if t, err = m.admin.mint(ctx, give); err != nil {
@@ -200,10 +209,10 @@ func (m *mistreatment) one(ctx context.Context, a *agent, k *ending, i int64) {
 		})
 	}
 	drained := m.draining.Load()
-	out := a.ask(ctx, g.addr, t.Token, c)
+	out := m.admitted(ctx, a, g, t, c)
 	if out.nobody || out.code == "draining" && out.status == http.StatusServiceUnavailable {
 		g = m.gateways[0] // it was not even admitted: that ends nothing
-		out = a.ask(ctx, g.addr, t.Token, c)
+		out = m.admitted(ctx, a, g, t, c)
 	}
 	spoil.Wait()
 	m.told[k.name].add(out.word())
@@ -212,6 +221,18 @@ func (m *mistreatment) one(ctx context.Context, a *agent, k *ending, i int64) {
 	}
 	if k.words != "" && !slices.Contains(strings.Fields(k.words), out.word()) {
 		m.t.miss("%s: the client was told: %v", k.name, out)
+	}
+}
+
+// admitted makes a call, again where the control plane was away: that ends nothing.
+func (m *mistreatment) admitted(ctx context.Context, a *agent, g *gateway, t token, c call) *answer {
+	for try := 0; ; try++ {
+		out := a.as(ctx, g, t, c)
+		if m.admin.patience == 0 || !out.unavailable() || try == 40 {
+			return out
+		}
+		m.away.Add(1)
+		pause(ctx, 250*time.Millisecond)
 	}
 }
 
@@ -268,7 +289,7 @@ func (m *mistreatment) spend(ctx context.Context, name string, callers int, c ca
 		for k := 0; ctx.Err() == nil; k++ {
 			each := c
 			each.script.id = fmt.Sprintf("%s/%d.%d.%t", name, i, k, patient)
-			out := a.ask(ctx, m.gateways[(i+k)%2].addr, m.shared.Token, each)
+			out := m.admitted(ctx, a, m.gateways[(i+k)%2], m.shared, each)
 			words.add(out.word())
 			switch {
 			case out.status == 200:

@@ -23,7 +23,8 @@ type round struct {
 	again   bool // the refused come again after a second, until the budget is spent
 	want    int  // calls admitted
 
-	own func(i int) []limits // more budgets of the i-th token
+	meanwhile func()               // is done while they call
+	own       func(i int) []limits // more budgets of the i-th token
 }
 
 // result is what a round showed.
@@ -99,6 +100,10 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 	}
 	res := &result{}
 	var mu sync.Mutex
+	var beside sync.WaitGroup
+	if r.meanwhile != nil {
+		beside.Go(r.meanwhile)
+	}
 	together(r.callers, func(i int) {
 		a := &agent{}
 		defer a.close()
@@ -116,12 +121,12 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 		}
 		for try := range 40 {
 			c.script.id = fmt.Sprintf("%s/%d.%d", r.name, i, try)
-			out := a.ask(ctx, g.addr, tokens[i%len(tokens)].Token, c)
+			out := a.as(ctx, g, tokens[i%len(tokens)], c)
 			res.words.add(out.word())
 			switch {
 			case out.status == 200 && out.done:
 			case out.code == "budget_exceeded":
-			case out.code == "budget_held" && r.again:
+			case r.again && (out.code == "budget_held" || r.meanwhile != nil && out.unavailable()):
 				pause(ctx, time.Second)
 				continue
 			case out.code == "budget_held":
@@ -133,6 +138,7 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 			return
 		}
 	})
+	beside.Wait()
 	res.admitted = res.words.of("200")
 	res.reached = f.up.sum(r.name + "/").calls
 	return res, nil
@@ -141,11 +147,12 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 // judge compares what every round showed with what it must.
 func (t *trial) judge(what string, rounds []*round, results []*result, charged map[string]int64) {
 	var admitted []int
-	held := 0
+	held, unavailable := 0, 0
 	for i, r := range rounds {
 		res := results[i]
 		admitted = append(admitted, res.admitted)
 		held += res.words.of("budget_held")
+		unavailable += res.words.of(away)
 		t.must(res.admitted == r.want, "%s: %d admitted, want %d (%v)", r.name, res.admitted, r.want, res.words.n)
 		t.must(res.reached == res.admitted, "%s: %d reached the upstream, %d were answered", r.name, res.reached, res.admitted)
 		t.must(len(res.wrong) == 0, "%s: %d unexpected answers, one: %v", r.name, len(res.wrong), first(res.wrong))
@@ -157,7 +164,8 @@ func (t *trial) judge(what string, rounds []*round, results []*result, charged m
 		}
 	}
 	slices.Sort(admitted)
-	t.figure("%s: admitted %d to %d, charged as admitted, in %d runs (%d times budget_held)", what, admitted[0], admitted[len(admitted)-1], len(rounds), held)
+	t.figure("%s: admitted %d to %d, charged as admitted, in %d runs (%d times budget_held, %d times no control plane)",
+		what, admitted[0], admitted[len(admitted)-1], len(rounds), held, unavailable)
 }
 
 func first(all []string) string {

@@ -53,9 +53,7 @@ type fleet struct {
 	up       *upstream
 	admin    *admin
 	gateways []*gateway
-
-	plane     *child // nil: embedded
-	planeAddr string
+	plane    *plane // nil: embedded
 }
 
 // gateway is one of the fleet, over all its processes.
@@ -70,7 +68,7 @@ type gateway struct {
 
 // layout says what fleet a case wants.
 type layout struct {
-	gateways int           // 0: one with its own control plane
+	gateways int           // 0: one, with its own control plane where that is over SQLite
 	silence  time.Duration // after which an upstream is given up
 	drain    time.Duration // after which streams are cut
 	between  func(plane string) (string, error)
@@ -88,29 +86,21 @@ func newFleet(ctx context.Context, t *trial, l layout) (*fleet, error) {
 		return nil, err
 	}
 	f := &fleet{t: t, up: up}
-	if f.planeAddr, err = freeAddr(); err != nil {
+	bearer := rand.Text()
+	if l.gateways == 0 && t.database == onSQLite {
+		return f, f.alone(ctx, bearer, l)
+	}
+	if f.plane, err = newPlane(ctx, t, bearer); err != nil {
 		return nil, err
 	}
-	f.admin = newAdmin("http://"+f.planeAddr, rand.Text())
-	t.closers = append(t.closers, f.admin.client.CloseIdleConnections)
-	if l.gateways == 0 {
-		g, err := f.add("gw_alone", "embedded: {listen: "+f.planeAddr+"}", l)
-		if err != nil {
-			return nil, err
-		}
-		g.env = []string{"KEEPTRUSTS_ADMIN_TOKEN=" + f.admin.bearer}
-		return f, g.start(ctx)
-	}
-	if err := f.startPlane(ctx); err != nil {
-		return nil, err
-	}
-	seen := f.planeAddr
+	f.administer(f.plane.addr, bearer)
+	seen := f.plane.addr
 	if l.between != nil {
-		if seen, err = l.between(f.planeAddr); err != nil {
+		if seen, err = l.between(seen); err != nil {
 			return nil, err
 		}
 	}
-	for i := range l.gateways {
+	for i := range max(l.gateways, 1) {
 		id := fmt.Sprintf("gw_%d", i+1)
 		runtime, err := f.admin.mint(ctx, minting{gateway: id})
 		if err != nil {
@@ -128,13 +118,24 @@ func newFleet(ctx context.Context, t *trial, l layout) (*fleet, error) {
 	return f, nil
 }
 
-func (f *fleet) startPlane(ctx context.Context) (err error) {
-	f.plane, err = f.t.start("plane", []string{"KEEPTRUSTS_ADMIN_TOKEN=" + f.admin.bearer},
-		"control-plane", "--database", "sqlite:"+f.t.path("plane.db"), "--listen", f.planeAddr)
+// alone starts one gateway that has its own control plane.
+func (f *fleet) alone(ctx context.Context, bearer string, l layout) error {
+	addr, err := freeAddr()
 	if err != nil {
 		return err
 	}
-	return f.plane.ready(ctx, "http://"+f.planeAddr+"/readyz")
+	f.administer(addr, bearer)
+	g, err := f.add("gw_alone", "embedded: {listen: "+addr+"}", l)
+	if err != nil {
+		return err
+	}
+	g.env = []string{"KEEPTRUSTS_ADMIN_TOKEN=" + bearer}
+	return g.start(ctx)
+}
+
+func (f *fleet) administer(addr, bearer string) {
+	f.admin = newAdmin("http://"+addr, bearer)
+	f.t.closers = append(f.t.closers, f.admin.client.CloseIdleConnections)
 }
 
 // add writes a gateway's config.

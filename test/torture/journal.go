@@ -42,7 +42,7 @@ func journalCut(ctx context.Context, t *trial) error {
 	loading, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	for i, m := range tokens {
-		l := &load{f: f, token: m.Token, name: ids[i], call: mixed, gap: 10 * time.Millisecond}
+		l := &load{f: f, token: m, name: ids[i], call: mixed, gap: 10 * time.Millisecond}
 		all.Go(func() { l.run(loading, 6) })
 	}
 	pause(ctx, 4*time.Second)
@@ -58,7 +58,12 @@ func journalCut(ctx context.Context, t *trial) error {
 	if err := os.Rename(g.dir, left); err != nil {
 		return err
 	}
-	harms, size, err := harmsTo(left)
+	each := 50
+	if f.plane != nil { // whose database is laid before them each time, too
+		f.plane.kill()
+		each = 20
+	}
+	harms, size, err := harmsTo(left, each)
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,7 @@ func journalCut(ctx context.Context, t *trial) error {
 
 // harmsTo lists what is done: cuts at a sample of bytes, each of the first 200 among
 // them if there is time, flips, no harm, and no file.
-func harmsTo(dir string) (harms []harm, size int64, err error) {
+func harmsTo(dir string, each int) (harms []harm, size int64, err error) {
 	var files []string
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && strings.Contains(filepath.Base(path), "ls_") {
@@ -86,7 +91,7 @@ func harmsTo(dir string) (harms []harm, size int64, err error) {
 	}
 	size = info.Size()
 	harms = append(harms, harm{files[0], size, -1}, harm{files[0], 0, -1}, harm{files[0], -1, -1}, harm{files[0], size - 1, -1})
-	for range 50 {
+	for range each {
 		harms = append(harms, harm{files[0], rand.Int64N(size), -1}, harm{files[0], rand.Int64N(min(size, 200)), -1}, harm{files[0], size, rand.Int64N(size)})
 	}
 	return harms, size, nil
@@ -96,12 +101,21 @@ func (f *fleet) replay(ctx context.Context, left string, harms []harm, size int6
 	g := f.gateways[0]
 	var over []int64
 	under := 0
+	before := ""
+	if f.plane != nil {
+		before = f.plane.database
+	}
 	for i, h := range harms {
 		if err := os.CopyFS(g.dir, os.DirFS(left)); err != nil {
 			return err
 		}
 		if err := h.do(g.dir); err != nil {
 			return err
+		}
+		if f.plane != nil {
+			if err := f.plane.back(ctx, before); err != nil {
+				return err
+			}
 		}
 		if err := g.start(ctx); err != nil {
 			return fmt.Errorf("harm %d, %+v: %w", i, h, err)
@@ -130,6 +144,9 @@ func (f *fleet) replay(ctx context.Context, left string, harms []harm, size int6
 			}
 		}
 		g.child.kill()
+		if f.plane != nil {
+			f.plane.kill()
+		}
 		if err := os.RemoveAll(g.dir); err != nil {
 			return err
 		}

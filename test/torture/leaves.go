@@ -40,7 +40,7 @@ func leaves(ctx context.Context, t *trial) error {
 				return
 			}
 			a := &agent{}
-			out := a.ask(ctx, f.gateways[0].addr, minted.Token, call{
+			out := a.as(ctx, f.gateways[0], minted, call{
 				model: metered, stream: true, limit: hold, usage: i%3 == 0,
 				script:  script{id: "leaves/" + p.id, do: "stream", output: chunks, gap: 4 * time.Millisecond},
 				leaving: leaving{when: 1 + rand.IntN(chunks-1), reset: p.reset},
@@ -100,7 +100,7 @@ func storm(ctx context.Context, t *trial) error {
 	if err != nil {
 		return err
 	}
-	l := &load{f: f, token: minted.Token, name: "storm", gap: 20 * time.Millisecond, call: func() call {
+	l := &load{f: f, token: minted, name: "storm", gap: 20 * time.Millisecond, call: func() call {
 		c := mixed()
 		c.script.output = 20
 		switch rand.IntN(4) {
@@ -128,7 +128,11 @@ func storm(ctx context.Context, t *trial) error {
 	}
 	loading, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
-	l.run(loading, 200)
+	if t.database == onPostgres {
+		f.besides(ctx, time.Second, func() { l.run(loading, 200) })
+	} else {
+		l.run(loading, 200)
+	}
 	held, open, err := f.held(ctx, 3*time.Second)
 	if err != nil {
 		return err

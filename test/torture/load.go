@@ -12,7 +12,7 @@ import (
 // load is clients that ask without pause, at the gateways that are there.
 type load struct {
 	f      *fleet
-	token  string
+	token  token
 	name   string // of its calls
 	call   func() call
 	gap    time.Duration // of each client between two calls
@@ -36,7 +36,7 @@ func (l *load) run(ctx context.Context, clients int) {
 			c.script.id = fmt.Sprintf("%s/%d", l.name, l.number.Add(1))
 			g := l.f.gateways[rand.IntN(len(l.f.gateways))]
 			l.move(g.name, 1)
-			out := a.ask(quiet, g.addr, l.token, c)
+			out := a.as(quiet, g, l.token, c)
 			l.move(g.name, -1)
 			l.words.add(out.word())
 			if l.after != nil {

@@ -1,6 +1,6 @@
 // Command torture mistreats budgets that are held by real binaries: gateways and a
-// control plane on SQLite, in front of a provider that knows what it was truly used
-// for. Each case prints its figures; a figure that is not what it must be fails the
+// control plane, one process over SQLite or two replicas over PostgreSQL, in front of
+// a provider that knows what it was truly used for. Each case prints its figures; a figure that is not what it must be fails the
 // run. It is what `make torture-budgets` runs.
 package main
 
@@ -16,19 +16,22 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/postgres"
 )
 
 func main() { os.Exit(run()) }
 
 // options are what the command line says.
 type options struct {
-	part    string
-	only    string
-	short   bool
-	list    bool
-	keep    bool
-	verbose bool
-	binary  string
+	part     string
+	only     string
+	database string
+	short    bool
+	list     bool
+	keep     bool
+	verbose  bool
+	binary   string
 }
 
 func run() int {
@@ -36,7 +39,8 @@ func run() int {
 	f := flag.NewFlagSet("torture", flag.ContinueOnError)
 	f.StringVar(&o.part, "part", "1/1", "i/n: the i-th of n shares of the cases")
 	f.StringVar(&o.only, "only", "", "cases to run, by name, with commas")
-	f.BoolVar(&o.short, "short", false, "3 runs of each exact case and 500 endings: what make test runs")
+	f.StringVar(&o.database, "database", "", "sqlite or postgres; by default both")
+	f.BoolVar(&o.short, "short", false, "few runs and few endings, and of PostgreSQL a small share: what make test runs")
 	f.BoolVar(&o.list, "list", false, "list the cases of the part")
 	f.BoolVar(&o.keep, "keep", false, "keep the folder of logs and data")
 	f.BoolVar(&o.verbose, "v", false, "tell what is going on")
@@ -51,7 +55,7 @@ func run() int {
 	}
 	if o.list {
 		for _, c := range chosen {
-			fmt.Printf("%-16s ≈ %3d s  %s\n", c.name, c.seconds, c.says)
+			fmt.Printf("%-24s ≈ %3d s  %s\n", c, c.seconds(), c.says)
 		}
 		return 0
 	}
@@ -70,7 +74,7 @@ func unknown(args []string) error {
 }
 
 // torture runs the cases one after the other, each with processes of its own.
-func torture(o options, chosen []*testcase) error {
+func torture(o options, chosen []job) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	h, err := newHarness(ctx, o)
@@ -82,7 +86,7 @@ func torture(o options, chosen []*testcase) error {
 	began := time.Now()
 	for _, c := range chosen {
 		if !h.once(ctx, c) {
-			failed = append(failed, c.name)
+			failed = append(failed, c.String())
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -96,12 +100,13 @@ func torture(o options, chosen []*testcase) error {
 	return nil
 }
 
-// harness is what all cases share: a folder and a binary.
+// harness is what all cases share: a folder, a binary, and PostgreSQL's server.
 type harness struct {
 	options
 	dir    string
 	binary string
 	keep   bool
+	server *postgres.Server // nil: nobody has needed it
 }
 
 func newHarness(ctx context.Context, o options) (*harness, error) {
@@ -127,7 +132,18 @@ func newHarness(ctx context.Context, o options) (*harness, error) {
 	return h, nil
 }
 
+// cluster is PostgreSQL's server, in which each trial has a database of its own.
+func (h *harness) cluster() (server *postgres.Server, err error) {
+	if h.server == nil {
+		h.server, err = postgres.New()
+	}
+	return h.server, err
+}
+
 func (h *harness) close() {
+	if h.server != nil {
+		h.server.Stop()
+	}
 	if h.keep {
 		fmt.Println("kept:", h.dir)
 		return
@@ -138,16 +154,19 @@ func (h *harness) close() {
 }
 
 // once runs one case and says whether every figure of it is met.
-func (h *harness) once(ctx context.Context, c *testcase) bool {
+func (h *harness) once(ctx context.Context, c job) bool {
 	began := time.Now()
-	fmt.Printf("── %s: %s\n", c.name, c.says)
-	t := &trial{harness: h, name: c.name, dir: filepath.Join(h.dir, c.name)}
+	fmt.Printf("── %s: %s\n", c, c.says)
+	t := &trial{harness: h, name: c.name, database: c.database, dir: filepath.Join(h.dir, c.name+"-"+c.database)}
 	defer t.close()
-	ctx, cancel := context.WithTimeout(ctx, max(4*time.Duration(c.seconds)*time.Second, 2*time.Minute))
+	ctx, cancel := context.WithTimeout(ctx, max(4*time.Duration(c.seconds())*time.Second, 2*time.Minute))
 	defer cancel()
 	err := os.Mkdir(t.dir, 0o700)
 	if err == nil {
 		err = c.run(ctx, t)
+	}
+	for _, p := range t.planes {
+		err = errors.Join(err, p.account())
 	}
 	if err != nil {
 		t.miss("%v", err)

@@ -22,7 +22,7 @@ func steady(ctx context.Context, t *trial) error {
 // counted is a fleet of one gateway whose calls are counted.
 func (t *trial) counted(ctx context.Context, name string) (*fleet, *between, error) {
 	var b *between
-	inner := &trial{harness: t.harness, name: t.name, dir: t.path(name)}
+	inner := &trial{harness: t.harness, name: t.name, database: t.database, dir: t.path(name)}
 	if err := mkdir(inner.dir); err != nil {
 		return nil, nil, err
 	}
@@ -56,7 +56,7 @@ func (t *trial) steadily(ctx context.Context, hot int, warm, lasting time.Durati
 		defer a.close()
 		for i := k; i < 2*hot; i += 8 {
 			c := call{model: cent, leaving: stays, script: script{id: fmt.Sprintf("first/%d", i), do: "whole", input: 10, output: 5}}
-			words.add(a.ask(ctx, f.gateways[0].addr, tokens[i%hot].Token, c).word())
+			words.add(a.as(ctx, f.gateways[0], tokens[i%hot], c).word())
 		}
 	})
 	loading, stop := context.WithTimeout(ctx, warm+lasting)
@@ -74,7 +74,7 @@ func (t *trial) steadily(ctx context.Context, hot int, warm, lasting time.Durati
 		c := call{model: cent, leaving: stays, script: script{do: "whole", input: 10, output: 5}}
 		for loading.Err() == nil {
 			c.script.id = fmt.Sprintf("steady/%d", number.Add(1))
-			words.add(a.ask(ctx, f.gateways[0].addr, tokens[rand.IntN(hot)].Token, c).word())
+			words.add(a.as(ctx, f.gateways[0], tokens[rand.IntN(hot)], c).word())
 			pause(loading, time.Duration(20+rand.IntN(40))*time.Millisecond)
 		}
 	})
@@ -100,7 +100,7 @@ func (t *trial) dry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &load{f: f, token: minted.Token, name: "dry", gap: 40 * time.Millisecond, call: func() call {
+	l := &load{f: f, token: minted, name: "dry", gap: 40 * time.Millisecond, call: func() call {
 		return call{model: cent, leaving: stays, script: script{do: "whole", delay: 5 * time.Millisecond, input: 10, output: 5}}
 	}}
 	loading, stop := context.WithTimeout(ctx, 12*time.Second)

@@ -22,31 +22,62 @@ func TestEveryCaseIsInExactlyOnePart(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, c := range mine {
-				seen[c.name]++
+				seen[c.String()]++
 			}
 		}
 		for _, c := range cases() {
-			if seen[c.name] != 1 {
-				t.Errorf("of %d parts, %d have %s", n, seen[c.name], c.name)
+			for _, database := range databases {
+				if j := (job{c, database}); seen[j.String()] != 1 {
+					t.Errorf("of %d parts, %d have %s", n, seen[j.String()], j)
+				}
 			}
 		}
 	}
 }
 
-func TestAPartOfThreeFitsIntoEightMinutes(t *testing.T) {
-	for i := range 3 {
-		sum := 0
-		for _, c := range share(cases(), i, 3) {
-			sum += c.seconds
+func TestAPartOfFourFitsIntoEightMinutes(t *testing.T) {
+	for i := range 4 {
+		mine, err := choose(cases(), options{part: fmt.Sprintf("%d/4", i+1)})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if sum > 8*60 {
-			t.Errorf("part %d/3: %d s", i+1, sum)
+		sum := 0
+		for _, c := range mine {
+			sum += c.seconds()
+		}
+		if sum > 8*60 || sum == 0 {
+			t.Errorf("part %d/4: %d s", i+1, sum)
+		}
+	}
+}
+
+func TestOneDatabaseIsChosenOrBothAre(t *testing.T) {
+	for _, tc := range []struct {
+		give options
+		want string
+	}{
+		{options{only: "exact,storm"}, "exact (sqlite) storm (sqlite) exact (postgres) storm (postgres)"},
+		{options{only: "exact,storm", database: onPostgres}, "exact (postgres) storm (postgres)"},
+		{options{only: "storm", database: onSQLite, short: true}, "storm (sqlite)"},
+		{options{database: onPostgres, short: true}, "troubled (postgres) endings (postgres)"},
+	} {
+		tc.give.part = "1/1"
+		mine, err := choose(cases(), tc.give)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, j := range mine {
+			names = append(names, j.String())
+		}
+		if got := strings.Join(names, " "); got != tc.want {
+			t.Errorf("%+v: %s; want %s", tc.give, got, tc.want)
 		}
 	}
 }
 
 func TestWrongPartsAndCasesAreRefused(t *testing.T) {
-	for _, o := range []options{{part: "0/1"}, {part: "2/1"}, {part: "1"}, {part: "1/2/3"}, {part: "x/y"}, {part: "1/1", only: "nothing"}} {
+	for _, o := range []options{{part: "0/1"}, {part: "2/1"}, {part: "1"}, {part: "1/2/3"}, {part: "x/y"}, {part: "1/1", only: "nothing"}, {part: "1/1", database: "oracle"}} {
 		if chosen, err := choose(cases(), o); err == nil {
 			t.Errorf("%+v: %d cases", o, len(chosen))
 		}
