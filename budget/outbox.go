@@ -3,6 +3,7 @@ package budget
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,9 +16,11 @@ import (
 const (
 	outboxEvery = time.Second
 	outboxBatch = 500
-	// sumsATurn bounds what sums cost: of more tokens than that a sum waits for its
-	// turn, and grows meanwhile.
-	sumsATurn     = 500
+	// Of more sums than sumsATurn a sum waits for its turn, and grows meanwhile, but
+	// for about turnsAll turns at most: what a sum costs the authority does not depend
+	// on how much it is of.
+	sumsATurn     = 200
+	turnsAll      = 45
 	outboxMost    = 50_000
 	outboxTimeout = 5 * time.Second
 )
@@ -41,19 +44,32 @@ type outbox struct {
 	dropped uint64
 }
 
-// sumKey names settlements that may be one: those of a minute, so that a sum is of
-// one day.
+// sumKey names settlements that may be one.
 type sumKey struct {
-	token, team, model, target string
-	minute                     int64
-	unpriced, estimated        bool
+	token, team string
+	kind        sumKind
 }
 
-// sum is of several settlements, until it is told.
+// sumKind is what one token's settlements that may be one have in common: a minute,
+// so that a sum is of one day, and more.
+type sumKind struct {
+	minute              int64
+	model, target       string
+	unpriced, estimated bool
+}
+
+// sum is of several settlements, until it is told. What one more reads and writes
+// lies together: of many tokens none is in the processor's caches.
 type sum struct {
-	Settlement
-	key  sumKey
-	told bool // or about to be: nothing may be added
+	told                           bool // or about to be: nothing may be added
+	kind                           sumKind
+	requests                       int64
+	input, cachedInput, cacheWrite int64
+	output, reasoning              int64
+	audioInput, audioOutput, cost  int64
+	id                             string // of the only one, where it had one
+	token, team                    string
+	at                             time.Time // of the first
 }
 
 func newOutbox(a Authority, log *zap.Logger) *outbox {
@@ -63,7 +79,7 @@ func newOutbox(a Authority, log *zap.Logger) *outbox {
 }
 
 // Sum remembers where a token's settlements without budgets were last summed, which
-// spares looking it up: one a token, its zero value ready.
+// spares looking it up: one a token and team, its zero value ready.
 type Sum struct{ at *sum }
 
 // Note puts a settlement into the outbox. One with budgets is told within
@@ -75,24 +91,8 @@ func (o *outbox) note(s *Settlement, to *Sum) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(s.Budgets) == 0 {
-		k := sumKey{s.TokenID, s.TeamID, s.Model, s.Target, s.At.Unix() / 60, s.Unpriced, s.Estimated}
-		if to != nil && to.at != nil && !to.at.told && to.at.key == k {
-			to.at.add(s)
-			return
-		}
-		at := o.sums[k]
-		switch {
-		case at != nil:
+		if at := o.sumOf(s, to); at != nil {
 			at.add(s)
-		case o.pending() < outboxMost:
-			at = &sum{Settlement: *s, key: k}
-			o.sums[k] = at
-			o.queue = append(o.queue, at)
-		}
-		if at != nil {
-			if to != nil {
-				to.at = at
-			}
 			return
 		}
 	}
@@ -109,31 +109,63 @@ func (o *outbox) note(s *Settlement, to *Sum) {
 	}
 }
 
-// add makes s a sum, which is of several records and so has an id of its own.
-func (s *Settlement) add(o *Settlement) {
-	if !isSum(s.ID) {
-		s.ID = sumID()
+// sumOf finds or begins the sum that a settlement belongs to; nil where no more fit.
+func (o *outbox) sumOf(s *Settlement, to *Sum) *sum {
+	kind := sumKind{s.At.Unix() / 60, s.Model, s.Target, s.Unpriced, s.Estimated}
+	if to != nil && to.at != nil && !to.at.told && to.at.kind == kind {
+		return to.at
 	}
-	s.Requests += o.Requests
-	s.Input += o.Input
-	s.CachedInput += o.CachedInput
-	s.CacheWrite += o.CacheWrite
-	s.Output += o.Output
-	s.Reasoning += o.Reasoning
-	s.AudioInput += o.AudioInput
-	s.AudioOutput += o.AudioOutput
-	s.Cost = add(s.Cost, max(0, o.Cost))
+	key := sumKey{s.TokenID, s.TeamID, kind}
+	at := o.sums[key]
+	if at == nil {
+		if o.pending() >= outboxMost {
+			return nil
+		}
+		at = &sum{kind: kind, token: s.TokenID, team: s.TeamID, id: s.ID, at: s.At}
+		o.sums[key] = at
+		o.queue = append(o.queue, at)
+	}
+	if to != nil {
+		to.at = at
+	}
+	return at
 }
 
-const sumPrefix = "sum_"
-
-func sumID() string {
-	var random [16]byte
-	rand.Read(random[:])
-	return sumPrefix + hex.EncodeToString(random[:])
+func (a *sum) add(s *Settlement) {
+	a.requests += s.Requests
+	a.input += s.Input
+	a.cachedInput += s.CachedInput
+	a.cacheWrite += s.CacheWrite
+	a.output += s.Output
+	a.reasoning += s.Reasoning
+	a.audioInput += s.AudioInput
+	a.audioOutput += s.AudioOutput
+	a.cost = add(a.cost, max(0, s.Cost))
 }
 
-func isSum(id string) bool { return len(id) > len(sumPrefix) && id[:len(sumPrefix)] == sumPrefix }
+// settlement ends the sum. Of several records, it has an id of its own.
+func (a *sum) settlement() Settlement {
+	a.told = true
+	s := Settlement{
+		ID: a.id, At: a.at, TokenID: a.token, TeamID: a.team, Model: a.kind.model, Target: a.kind.target,
+		Requests: a.requests, Input: a.input, CachedInput: a.cachedInput, CacheWrite: a.cacheWrite, Output: a.output,
+		Reasoning: a.reasoning, AudioInput: a.audioInput, AudioOutput: a.audioOutput,
+		Cost: a.cost, Unpriced: a.kind.unpriced, Estimated: a.kind.estimated,
+	}
+	if s.ID == "" || s.Requests > 1 {
+		s.ID = sumID(a.at)
+	}
+	return s
+}
+
+// sumID gives ids that sort by time: an index of ids in no order costs a page of the
+// authority's database each.
+func sumID(at time.Time) string {
+	var b [16]byte
+	rand.Read(b[:])
+	binary.BigEndian.PutUint64(b[:8], uint64(at.UnixMilli())<<16|uint64(b[6])<<8|uint64(b[7]))
+	return "sum_" + hex.EncodeToString(b[:])
+}
 
 // pending is how many are kept; under the lock.
 func (o *outbox) pending() int { return len(o.list) + len(o.sums) + len(o.sending) }
@@ -195,20 +227,16 @@ func (o *outbox) next() {
 		return
 	}
 	n := min(len(o.list), outboxBatch)
-	o.sending = append(make([]Settlement, 0, n+min(len(o.queue), sumsATurn)), o.list[:n]...)
+	turn := min(len(o.queue), max(sumsATurn, len(o.queue)/turnsAll))
+	o.sending = append(make([]Settlement, 0, n+turn), o.list[:n]...)
 	rest := copy(o.list, o.list[n:])
 	clear(o.list[rest:])
 	o.list = o.list[:rest]
-	n = min(len(o.queue), sumsATurn)
-	for _, at := range o.queue[:n] {
-		at.told = true
-		if at.ID == "" {
-			at.ID = sumID()
-		}
-		delete(o.sums, at.key)
-		o.sending = append(o.sending, at.Settlement)
+	for _, at := range o.queue[:turn] {
+		delete(o.sums, sumKey{at.token, at.team, at.kind})
+		o.sending = append(o.sending, at.settlement())
 	}
-	rest = copy(o.queue, o.queue[n:])
+	rest = copy(o.queue, o.queue[turn:])
 	clear(o.queue[rest:])
 	o.queue = o.queue[:rest]
 }

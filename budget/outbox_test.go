@@ -218,7 +218,7 @@ func TestASumOfOneHasAnID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scripted{settle: func([]budget.Settlement) error { return nil }}
 		l := open(t, budget.Options{Authority: s})
-		const tokens = 1200
+		const tokens = 600
 		for i := range tokens {
 			l.Note(&budget.Settlement{At: time.Now(), TokenID: fmt.Sprint(i), Requests: 1}, nil)
 		}
