@@ -32,7 +32,7 @@ var (
 
 const (
 	busyTimeout = 5 * time.Second
-	readers     = 4
+	readers     = 8 // of which snapshots may hold half for long
 	attempts    = 5
 )
 

@@ -31,6 +31,8 @@ const eventTeam = "team.changed"
 const (
 	teamColumns = `org_id, id, name, revision, created_at, deleted_at`
 	selectTeam  = `SELECT ` + teamColumns + ` FROM teams WHERE org_id = $1 AND id = $2`
+
+	selectDeletedTeams = `SELECT ` + teamColumns + ` FROM teams WHERE org_id = $1 AND deleted_at IS NOT NULL`
 )
 
 func scanTeam(scanned func(...any) error) (Team, error) {
@@ -72,8 +74,7 @@ func (s *Store) Teams(ctx context.Context, org, after string, limit int) ([]Team
 
 // DeletedTeams lists those of an org's teams that are deleted.
 func (s *Store) DeletedTeams(ctx context.Context, org string) ([]Team, error) {
-	return teams(s.read.QueryContext(ctx, `SELECT `+teamColumns+` FROM teams
-		WHERE org_id = $1 AND deleted_at IS NOT NULL`, org))
+	return teams(s.read.QueryContext(ctx, selectDeletedTeams, org))
 }
 
 func teams(rows *sql.Rows, err error) ([]Team, error) {
