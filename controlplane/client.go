@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -212,6 +213,7 @@ type streamed struct {
 	method, path string
 	media        string    // of the answer, and of the body
 	body         io.Reader // nil: none
+	gzip         bool      // the answer may come packed
 }
 
 // stream makes the call and hands its answer to read. A refusal is an *APIError.
@@ -230,15 +232,24 @@ func (c *Client) stream(ctx context.Context, s streamed, read func(io.Reader) er
 	}
 	req.Header.Set("Authorization", "Bearer "+secret.Reveal())
 	req.Header.Set("Accept", s.media)
+	if s.gzip {
+		req.Header.Set("Accept-Encoding", "gzip") // asked for here, it is unpacked here
+	}
 	res, err := c.do(req)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = res.Body.Close() }()
-	if media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); res.StatusCode == http.StatusOK && media == s.media {
-		return read(res.Body)
+	answer := io.Reader(res.Body)
+	if s.gzip && res.Header.Get("Content-Encoding") == "gzip" {
+		if answer, err = gzip.NewReader(res.Body); err != nil {
+			return fmt.Errorf("unpack the control plane's answer: %w", err)
+		}
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); res.StatusCode == http.StatusOK && media == s.media {
+		return read(answer)
+	}
+	body, err := io.ReadAll(io.LimitReader(answer, 1<<20))
 	if err != nil {
 		return fmt.Errorf("read the control plane's answer: %w", err)
 	}

@@ -60,7 +60,10 @@ type Server struct {
 
 	recalled recalls
 	hub      *hub
-	patience time.Duration // with a watch that does not read
+	patience time.Duration // with who does not read a watch or a snapshot
+
+	snapshots chan struct{} // holds those that are being written
+	turn      time.Duration // how long one waits for its turn
 }
 
 // New makes a Server. It refuses an admin token shorter than MinAdminToken, or one
@@ -79,6 +82,7 @@ func New(o Options) (*Server, error) {
 		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),
 		log: o.Log, now: o.Now, legacy: o.LegacyPrefixes, routes: routes(),
 		hub: newHub(), patience: writeWithin,
+		snapshots: make(chan struct{}, snapshotsAtOnce), turn: snapshotTurn,
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -102,6 +106,8 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  prometheus.Histogram
 	resolved *prometheus.CounterVec
+
+	snapshots *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, watches func() int) (metrics, error) {
@@ -119,6 +125,10 @@ func newMetrics(r prometheus.Registerer, watches func() int) (metrics, error) {
 			Name: "keeptrusts_gateway_control_plane_resolves_total",
 			Help: "Digests that gateways asked for, by what the answer was.",
 		}, []string{"result"}),
+		snapshots: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keeptrusts_gateway_control_plane_snapshots_total",
+			Help: "Snapshots that gateways asked for, by how they ended: whole, failed (broken off), or refused (no turn came).",
+		}, []string{"result"}),
 	}
 	if r == nil {
 		return m, nil
@@ -127,5 +137,5 @@ func newMetrics(r prometheus.Registerer, watches func() int) (metrics, error) {
 		Name: "keeptrusts_gateway_control_plane_watches",
 		Help: "Watches that gateways have open here.",
 	}, func() float64 { return float64(watches()) })
-	return m, errors.Join(r.Register(m.requests), r.Register(m.seconds), r.Register(m.resolved), r.Register(live))
+	return m, errors.Join(r.Register(m.requests), r.Register(m.seconds), r.Register(m.resolved), r.Register(m.snapshots), r.Register(live))
 }

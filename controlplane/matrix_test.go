@@ -40,7 +40,8 @@ GET    /v1/runtime/watch         403        401  401     401     403     403    
 POST   /v1/runtime/report        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/leases        403        401  401     401     403     403         200     200   nyv   exp     rev     rev
 POST   /v1/runtime/settlements   403        401  401     401     403     403         200     200   nyv   exp     rev     rev
-GET    /v1/runtime/snapshot      404        401  401     401     404     404         404     404   404   404     404     404
+GET    /v1/runtime/snapshot      403        401  401     401     403     403         200     200   nyv   exp     rev     rev
+GET    /v1/runtime               404        401  401     401     404     404         404     404   404   404     404     404
 POST   /v1/budgets               405        401  401     401     405     405         405     405   405   405     405     405
 DELETE /v1/budgets/{id}          405        401  401     401     405     405         405     405   405   405     405     405
 GET    /                         404        401  401     401     404     404         404     404   404   404     404     404

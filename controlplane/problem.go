@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/token"
@@ -15,8 +16,9 @@ import (
 type problem struct {
 	code    string
 	message string
-	param   string   // "" is null
-	allow   []string // of 405
+	param   string        // "" is null
+	allow   []string      // of 405
+	retry   time.Duration // of 503: when to try again; 0: in a second
 }
 
 func (p *problem) Error() string { return p.code + ": " + p.message }
@@ -30,6 +32,12 @@ func refuse(code, format string, args ...any) *problem {
 
 func (p *problem) at(param string) *problem {
 	p.param = param
+	return p
+}
+
+// after says when the caller may try again.
+func (p *problem) after(d time.Duration) *problem {
+	p.retry = d
 	return p
 }
 
@@ -77,6 +85,7 @@ var codes = map[string]meaning{
 	codeSessionClosed:            {http.StatusConflict, kindInvalid},
 	"revision_mismatch":          {http.StatusPreconditionFailed, kindInvalid},
 	"revision_gone":              {http.StatusGone, kindInvalid},
+	"overloaded":                 {http.StatusServiceUnavailable, kindAPI},
 	"draining":                   {http.StatusServiceUnavailable, kindAPI},
 	"database_unavailable":       {http.StatusServiceUnavailable, kindAPI},
 	"internal_error":             {http.StatusInternalServerError, kindAPI},
@@ -119,7 +128,7 @@ func (p *problem) write(w http.ResponseWriter) {
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", strings.Join(p.allow, ", "))
 	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", strconv.Itoa(int(max(p.retry, time.Second).Seconds())))
 	}
 	writeJSON(w, m.status, e)
 }

@@ -71,6 +71,7 @@ func routes() []route {
 		{"GET", "/v1/whoami", administrator | runtime | integration, false, (*Server).whoami},
 		{"GET", "/v1/whoami/usage", integration, false, (*Server).ownUsage},
 		{"POST", "/v1/runtime/resolve", runtime, true, (*Server).resolveToken},
+		{"GET", "/v1/runtime/snapshot", runtime, false, (*Server).tellSnapshot},
 		{"GET", "/v1/runtime/watch", runtime, false, (*Server).watchRuntime},
 		{"POST", "/v1/runtime/report", runtime, true, (*Server).takeReport},
 		{"POST", "/v1/runtime/leases", runtime, true, (*Server).leaseMoney},

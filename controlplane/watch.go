@@ -301,19 +301,11 @@ func (o *eventWriter) begin() error {
 	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	if err := o.deadline(); err != nil {
+	if err := writeBy(o.rc, o.patience); err != nil {
 		return err
 	}
 	o.w.WriteHeader(http.StatusOK)
 	return o.rc.Flush()
-}
-
-func (o *eventWriter) deadline() error {
-	err := o.rc.SetWriteDeadline(time.Now().Add(o.patience))
-	if errors.Is(err, http.ErrNotSupported) {
-		return nil
-	}
-	return err
 }
 
 func (o *eventWriter) write(events []Event) error {
@@ -321,7 +313,7 @@ func (o *eventWriter) write(events []Event) error {
 	for i := range events {
 		o.buf = appendEvent(o.buf, &events[i])
 	}
-	if err := o.deadline(); err != nil {
+	if err := writeBy(o.rc, o.patience); err != nil {
 		return err
 	}
 	if _, err := o.w.Write(o.buf); err != nil {
