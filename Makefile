@@ -19,7 +19,7 @@ BUILDER ?= golang:1.26
 ENGINE_FLAGS ?=
 VULNDB ?= $(abspath $(CURDIR)/../shared/vulndb)
 
-.PHONY: help needs deps test race allocs fuzz oracle bench bench-peers torture-budgets lint vuln build image docs clean
+.PHONY: help needs deps test race allocs fuzz oracle bench bench-peers torture-budgets wire lint vuln build image docs clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -60,10 +60,11 @@ deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3,
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3 git ca-certificates postgresql >/dev/null
 
-test: needs ## all tests under the race detector, the allocation gates without it, budgets mistreated for a minute, 5 s of each fuzz target
+test: needs ## all tests under the race detector, the allocation gates without it, budgets and the wire mistreated for a minute each, 5 s of each fuzz target
 	$(MAKE) race
 	$(MAKE) allocs
 	go run ./test/torture -short
+	go run ./test/wire -short
 	./test/fuzz.sh 1/1 5s light
 	echo "test: all of it passed"
 
@@ -97,6 +98,10 @@ bench-peers: ## CPU a request and a chunk beside nginx and a bare proxy: make be
 
 torture-budgets: ## budgets under real gateways, mistreated: make torture-budgets [PART=i/n] [ARGS='-only endings']; PART=1/3 keeps a part under 8 minutes
 	go run ./test/torture -part "$(PART)" $(ARGS)
+
+wire: ## a gateway between a client and a provider that misbehave, byte by byte: make wire [PART=i/n] [ARGS='-only framing']; PART=1/3 keeps a part under 8 minutes
+	command -v slowhttptest >/dev/null || echo "wire: without slowhttptest (Debian: slowhttptest) one scenario fails"
+	go run ./test/wire -part "$(PART)" $(ARGS)
 
 lint: ## gofmt, vet, staticcheck, and what the house refuses (skipped tests, unfinished marks)
 	bad=$$(git ls-files -z '*.go' | xargs -0 -r ls 2>/dev/null | xargs gofmt -l)

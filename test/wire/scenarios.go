@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// scenario is one promise of the wire, put to the test.
+type scenario struct {
+	name    string
+	says    string
+	seconds int  // that it takes in the long form, about: parts are cut by it
+	short   bool // belongs to the short form too
+	run     func(context.Context, *trial) error
+}
+
+// choose takes the scenarios that are asked for, and of those the part's.
+func choose(all []*scenario, o options) ([]*scenario, error) {
+	if o.only != "" {
+		var chosen []*scenario
+		for name := range strings.SplitSeq(o.only, ",") {
+			i := slices.IndexFunc(all, func(s *scenario) bool { return s.name == name })
+			if i < 0 {
+				return nil, fmt.Errorf("no scenario is called %q", name)
+			}
+			chosen = append(chosen, all[i])
+		}
+		all = chosen
+	} else if o.short {
+		all = slices.DeleteFunc(all, func(s *scenario) bool { return !s.short })
+	}
+	var i, n int
+	if _, err := fmt.Sscanf(o.part+" ", "%d/%d ", &i, &n); err != nil || i < 1 || i > n {
+		return nil, fmt.Errorf("-part is i/n with i from 1 to n, not %q", o.part)
+	}
+	return share(all, i-1, n), nil
+}
+
+// share gives the longest scenario left to the part that has least so far.
+func share(all []*scenario, part, parts int) []*scenario {
+	order := slices.Clone(all)
+	slices.SortStableFunc(order, func(a, b *scenario) int { return b.seconds - a.seconds })
+	sums := make([]int, parts)
+	mine := map[*scenario]bool{}
+	for _, s := range order {
+		least := slices.Index(sums, slices.Min(sums))
+		sums[least] += s.seconds
+		mine[s] = least == part
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s *scenario) bool { return !mine[s] })
+}
+
+// trial is one run of one scenario: its folder, its processes and its verdict.
+type trial struct {
+	*harness
+	name string
+	dir  string
+
+	mu       sync.Mutex
+	children []*child
+	closers  []func()
+	figures  int
+	missed   int
+}
+
+// figure prints one figure beside its bound, and fails the scenario where it is
+// beyond it.
+func (t *trial) figure(ok bool, bound, format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.figures++
+	verdict := "ok    "
+	if !ok {
+		verdict = "FAILED"
+		t.missed++
+	}
+	fmt.Printf("   %s "+format+" (%s)\n", append(append([]any{verdict}, args...), bound)...)
+}
+
+const shown = 12 // misses that are printed; more of them say no more
+
+// miss prints what is not as it must be.
+func (t *trial) miss(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.missed++; t.missed <= shown {
+		fmt.Printf("   FAILED "+format+"\n", args...)
+	}
+}
+
+func (t *trial) settle() {
+	if t.missed > shown {
+		fmt.Printf("   FAILED and %d more\n", t.missed-shown)
+	}
+}
+
+func (t *trial) tell(format string, args ...any) {
+	if t.verbose {
+		fmt.Printf("     · "+format+"\n", args...)
+	}
+}
+
+// count is the long form's number, or the short one's.
+func (t *trial) count(long, short int) int {
+	if t.short {
+		return short
+	}
+	return long
+}
+
+// close ends every process, the last first.
+func (t *trial) close() {
+	for _, f := range slices.Backward(t.closers) {
+		f()
+	}
+	for _, c := range slices.Backward(t.children) {
+		c.kill()
+	}
+	if t.missed == 0 && !t.keep {
+		_ = os.RemoveAll(t.dir) // the harness removes what is left
+	}
+}
+
+func (t *trial) path(name string) string { return filepath.Join(t.dir, name) }
+
+func scenarios() []*scenario {
+	return []*scenario{
+		{"framing", "requests that two parsers read in two ways, with the provider as the witness", 5, true, framing},
+		{"credentials", "tokens in every header and query that some parser would take", 5, true, credentials},
+		{"headers", "both allow-lists, header by header", 5, false, headers},
+		{"errors", "every error of the table: its shape, its headers, its connection; and the provider's key in its errors", 20, false, refusals},
+		{"aborted", "clients that leave by FIN and RST, before a head and mid-stream, with bytes of a next request", 60, true, aborted},
+		{"cut", "upstreams that die at every point of an answer; and sound answers in odd dress", 10, true, cut},
+	}
+}
