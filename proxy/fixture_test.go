@@ -47,6 +47,7 @@ type gateway struct {
 	s        *Server
 	cfg      *config.Config
 	addr     string
+	listener net.Listener
 	tokens   *directory
 	cache    *tokencache.Cache
 	registry *prometheus.Registry
@@ -113,7 +114,7 @@ func start(t testing.TB, yaml string, change ...func(*Options)) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.addr = ln.Addr().String()
+	g.addr, g.listener = ln.Addr().String(), ln
 	go func() { g.served <- g.s.Serve(ln) }()
 	g.key = g.mint(nil)
 	t.Cleanup(g.stop)

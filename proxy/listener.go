@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -44,6 +45,14 @@ func (l *listener) Accept() (net.Conn, error) {
 		l.s.watcher.addConn(c)
 		return c, nil
 	}
+}
+
+// Close may be called again, and after its owner has closed the socket.
+func (l *listener) Close() error {
+	if err := l.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // turnAway answers a connection that is one too many.

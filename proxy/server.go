@@ -80,6 +80,10 @@ type Server struct {
 	idle     chan struct{}
 	served   chan struct{} // closed when Serve returns
 
+	accepting sync.Mutex
+	listener  *listener // that Serve was given
+	over      bool      // Drain has ended
+
 	reload sync.Mutex
 }
 
@@ -155,15 +159,34 @@ func (q quiet) Printf(format string, _ ...any) {
 	q.s.log.Debug("http server", zap.String("format", format))
 }
 
-// Serve answers on a listener until Drain ends; then it returns nil. It is called
-// once.
+// Serve answers on a listener until it is closed or Drain ends; then it returns nil,
+// and connections that were let in are served on. It is called once. Where Drain
+// has ended already, it closes the listener.
 func (s *Server) Serve(ln net.Listener) error {
 	defer close(s.served)
-	err := s.http.Serve(&listener{Listener: ln, s: s})
+	l := &listener{Listener: ln, s: s}
+	s.accepting.Lock()
+	over := s.over
+	s.listener = l
+	s.accepting.Unlock()
+	if over {
+		return l.Close()
+	}
+	err := s.http.Serve(l)
 	if s.draining.Load() == refusing {
 		return nil
 	}
 	return err
+}
+
+// shut lets no more connections in, not even to a Serve that has only just begun.
+func (s *Server) shut() {
+	s.accepting.Lock()
+	defer s.accepting.Unlock()
+	s.over = true
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
 }
 
 // handle serves one request. fasthttp does not recover: a panic here would end
@@ -318,6 +341,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		s.watcher.all(drained)
 		s.emptied(nil, time.After(2*time.Second))
 	}
+	s.shut()
 	stop, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := s.http.ShutdownWithContext(stop)

@@ -40,6 +40,7 @@ type gateway struct {
 	standing   standing
 	data       *dataDir
 	listener   net.Listener // the data plane's
+	succession *succession  // nil: the port is not shared
 	operations *operations
 	registry   *prometheus.Registry
 	log        *logs
@@ -80,8 +81,14 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	k.follow(server)
 	g.operations.setReady(server.Readiness)
 
+	if !g.succession.await(ctx, server.Readiness) {
+		_ = g.listener.Close() // another process serves the port
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(g.listener) }()
+	if ctx.Err() == nil {
+		defer g.succession.offering(g.listener)()
+	}
 	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
 	watched := make(chan struct{})
 	go func() { defer close(watched); g.watch(watching, server) }()
@@ -110,6 +117,7 @@ func (g *gateway) drain(server *proxy.Server, ended <-chan error) error {
 	g.log.Info("draining", zap.Duration("lame_duck", l.LameDuck), zap.Duration("drain", l.Drain))
 	ctx, cancel := context.WithTimeout(context.Background(), max(l.Drain, l.LameDuck)+5*time.Second)
 	defer cancel()
+	g.succession.retire()
 	if err := server.Drain(ctx); err != nil {
 		g.log.Warn("not everything ended by itself", zap.Error(err))
 	}

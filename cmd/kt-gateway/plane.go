@@ -115,7 +115,13 @@ func listen(addr, flag string) (net.Listener, error) {
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		_, port, _ := net.SplitHostPort(addr)
-		return nil, fmt.Errorf("port %s (%s) is taken by another program: stop it, or listen elsewhere with %s ADDRESS:PORT (port 0 takes a free one)", port, addr, flag)
+		return nil, takenError(fmt.Sprintf("port %s (%s) is taken by another program: stop it, or listen elsewhere with %s ADDRESS:PORT (port 0 takes a free one)", port, addr, flag))
 	}
 	return nil, fmt.Errorf("listen on %s (%s): %w", addr, flag, plain(err))
 }
+
+// takenError is EADDRINUSE, told so that one knows what to do.
+type takenError string
+
+func (e takenError) Error() string { return string(e) }
+func (e takenError) Unwrap() error { return syscall.EADDRINUSE }

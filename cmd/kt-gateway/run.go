@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 
 	"go.uber.org/zap"
@@ -15,6 +16,8 @@ import (
 // overrides are the configuration's fields that flags and environment may set.
 type overrides struct {
 	listen, operations, plane, data, gatewayID, url, level string
+
+	takeOver bool // the data plane's port, from another process of this gateway
 }
 
 func runCommand() *command {
@@ -31,6 +34,7 @@ func runCommand() *command {
 	c.text(&o.gatewayID, "gateway-id", "ID", "", "which gateway this is")
 	c.text(&o.url, "api-url", "URL", "", "the control plane; absent, one is embedded")
 	c.text(&o.level, "log-level", "LEVEL", "", "debug, info, warn or error")
+	c.toggle(&o.takeOver, "take-over", "takes the data plane's port from a process of this gateway that runs with it too, and hands it on")
 	c.run = func(ctx context.Context, p program) error {
 		name, err := configPath(path)
 		if err != nil {
@@ -50,7 +54,7 @@ func runCommand() *command {
 		if err != nil {
 			return err
 		}
-		return runGateway(ctx, p, cfg, name, o.apply)
+		return runGateway(ctx, p, cfg, name, &o)
 	}
 	return c
 }
@@ -84,8 +88,23 @@ func (o *overrides) apply(c *config.Config) error {
 	return nil
 }
 
+// listenFor opens the data plane's listener; with --take-over it may be another
+// process's, and may be handed on.
+func (o *overrides) listenFor(cfg *config.Config, log *zap.Logger) (net.Listener, *succession, error) {
+	if !o.takeOver {
+		ln, err := listen(cfg.Listen, "--listen")
+		return ln, nil, err
+	}
+	s, err := newSuccession(cfg, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	ln, err := s.listen(cfg.Listen)
+	return ln, s, err
+}
+
 // runGateway is the wiring of `run`, in the order in which things may fail.
-func runGateway(ctx context.Context, p program, cfg *config.Config, path string, override func(*config.Config) error) error {
+func runGateway(ctx context.Context, p program, cfg *config.Config, path string, o *overrides) error {
 	tuneMemory(p.env)
 	data, err := openDataDir(cfg.DataDir)
 	if err != nil {
@@ -108,15 +127,16 @@ func runGateway(ctx context.Context, p program, cfg *config.Config, path string,
 		return err
 	}
 	defer ops.close()
-	ln, err := listen(cfg.Listen, "--listen")
+	ln, next, err := o.listenFor(cfg, log.Logger)
 	if err != nil {
 		return err
 	}
+	defer next.close()
 	defer ln.Close()
 	log.Info("operations are listening", zap.Stringer("addr", opsListener))
 
 	g := &gateway{
-		config: cfg, path: path, override: override, listener: ln,
+		config: cfg, path: path, override: o.apply, listener: ln, succession: next,
 		operations: ops, registry: registry, log: log, hup: p.hup, instance: newInstance(), data: data,
 	}
 	var closePlane func()
