@@ -19,7 +19,7 @@ BUILDER ?= golang:1.26
 ENGINE_FLAGS ?=
 VULNDB ?= $(abspath $(CURDIR)/../shared/vulndb)
 
-.PHONY: help needs deps test race allocs fuzz oracle bench bench-peers torture-budgets wire lint vuln build image docs clean
+.PHONY: help needs deps test race allocs fuzz oracle bench bench-peers torture-budgets wire fleet lint vuln build image docs clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,7 @@ missing = $$( \
   command -v python3 >/dev/null || echo python3; \
   command -v git >/dev/null || echo git; \
   command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql; \
+  nginx=$$(PATH="$$PATH:/usr/sbin"; command -v nginx) && { "$$nginx" -V 2>&1 | grep -q -e '--with-stream ' || ls /usr/lib/nginx/modules/ngx_stream_module.so >/dev/null 2>&1; } || echo nginx-with-stream; \
   cc=$$(go env CC 2>/dev/null || echo gcc); \
   echo '\#include <stdlib.h>' | $${cc:-gcc} -x c -fsyntax-only - 2>/dev/null || echo c-compiler )
 
@@ -52,19 +53,20 @@ needs:
 	missing="$(missing)"
 	[ -z "$$missing" ] || { echo "make: still missing:" $$missing; exit 1; }
 
-deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3, git, PostgreSQL's server; on Debian, as root
+deps: ## gets what the tests need beside Go: a C compiler (for -race), Python 3, git, PostgreSQL's server, nginx with its stream module; on Debian, as root
 	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
-	  echo "make: a C compiler with libc headers, Python 3, git and PostgreSQL's server are needed: install them, or run 'make deps' as root on Debian"
+	  echo "make: a C compiler with libc headers, Python 3, git, PostgreSQL's server and nginx with its stream module are needed: install them, or run 'make deps' as root on Debian"
 	  exit 1
 	fi
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3 git ca-certificates postgresql >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3 git ca-certificates postgresql nginx-light libnginx-mod-stream >/dev/null
 
-test: needs ## all tests under the race detector, the allocation gates without it, budgets and the wire mistreated for a minute each, 5 s of each fuzz target
+test: needs ## all tests under the race detector, the allocation gates without it, budgets, the wire and a small fleet mistreated for a minute each, 5 s of each fuzz target
 	$(MAKE) race
 	$(MAKE) allocs
 	go run ./test/torture -short
 	go run ./test/wire -short
+	go run ./test/fleet -short
 	./test/fuzz.sh 1/1 5s light
 	echo "test: all of it passed"
 
@@ -102,6 +104,9 @@ torture-budgets: ## budgets under real gateways, mistreated: make torture-budget
 wire: ## a gateway between a client and a provider that misbehave, byte by byte: make wire [PART=i/n] [ARGS='-only framing']; PART=1/3 keeps a part under 8 minutes
 	command -v slowhttptest >/dev/null || echo "wire: without slowhttptest (Debian: slowhttptest) one scenario fails"
 	go run ./test/wire -part "$(PART)" $(ARGS)
+
+fleet: ## a fleet of gateways on PostgreSQL, its revocations and outages: make fleet [PART=i/n] [ARGS='-only revoke -gateways 20']; PART=1/3 keeps a part under 8 minutes
+	go run ./test/fleet -part "$(PART)" $(ARGS)
 
 lint: ## gofmt, vet, staticcheck, and what the house refuses (skipped tests, unfinished marks)
 	bad=$$(git ls-files -z '*.go' | xargs -0 -r ls 2>/dev/null | xargs gofmt -l)

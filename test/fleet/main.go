@@ -1,0 +1,190 @@
+// Command fleet runs a fleet of real binaries: two control-plane replicas on a
+// PostgreSQL of their own, behind nginx as a TCP balancer, and as many gateways as
+// it is told to. Each scenario prints its figures, each with its bound; one that is
+// not within it fails the run. It is what `make fleet` runs.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/keeptrusts/gateway/test/postgres"
+)
+
+func main() { os.Exit(run()) }
+
+// options are what the command line says.
+type options struct {
+	part     string
+	only     string
+	gateways int
+	short    bool
+	list     bool
+	keep     bool
+	verbose  bool
+	binary   string
+}
+
+func run() int {
+	var o options
+	f := flag.NewFlagSet("fleet", flag.ContinueOnError)
+	f.StringVar(&o.part, "part", "1/1", "i/n: the i-th of n shares of the scenarios")
+	f.StringVar(&o.only, "only", "", "scenarios to run, by name, with commas")
+	f.IntVar(&o.gateways, "gateways", 50, "how many gateways the machine carries")
+	f.BoolVar(&o.short, "short", false, "3 gateways and small counts: what make test runs")
+	f.BoolVar(&o.list, "list", false, "list the scenarios of the part")
+	f.BoolVar(&o.keep, "keep", false, "keep the folder of logs and data")
+	f.BoolVar(&o.verbose, "v", false, "tell what is going on")
+	f.StringVar(&o.binary, "binary", "", "kt-gateway to run; by default it is built")
+	if err := f.Parse(os.Args[1:]); err != nil {
+		return 2
+	}
+	if o.short {
+		o.gateways = 3
+	}
+	chosen, err := choose(scenarios(), o)
+	if err == nil && o.gateways < 3 {
+		err = errors.New("-gateways: a fleet is of 3 at least")
+	}
+	if err != nil || f.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "fleet:", errors.Join(err, unknown(f.Args())))
+		return 2
+	}
+	if o.list {
+		for _, s := range chosen {
+			fmt.Printf("%-14s ≈ %3d s  %s\n", s.name, s.seconds, s.says)
+		}
+		return 0
+	}
+	if err := play(o, chosen); err != nil {
+		fmt.Fprintln(os.Stderr, "fleet:", err)
+		return 1
+	}
+	return 0
+}
+
+func unknown(args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("unknown arguments: %s", strings.Join(args, " "))
+}
+
+// play runs the scenarios one after the other, each with a fleet of its own.
+func play(o options, chosen []*scenario) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	h, err := newHarness(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	var failed []string
+	began := time.Now()
+	for _, s := range chosen {
+		if !h.once(ctx, s) {
+			failed = append(failed, s.name)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	fmt.Printf("%d of %d scenarios hold, in %.0f s\n", len(chosen)-len(failed), len(chosen), time.Since(began).Seconds())
+	if len(failed) > 0 {
+		h.keep = true
+		return fmt.Errorf("FAILED: %s (logs and data in %s)", strings.Join(failed, ", "), h.dir)
+	}
+	return nil
+}
+
+// harness is what all scenarios share: a folder, a binary and a PostgreSQL server.
+type harness struct {
+	options
+	dir    string
+	binary string
+	nginx  nginx
+	pg     *postgres.Server
+	keep   bool
+}
+
+func newHarness(ctx context.Context, o options) (*harness, error) {
+	balancer, err := findNginx()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "fleet")
+	if err != nil {
+		return nil, err
+	}
+	h := &harness{options: o, dir: dir, binary: o.binary, nginx: balancer, keep: o.keep}
+	if h.binary == "" {
+		if err := h.build(ctx); err != nil {
+			h.close()
+			return nil, err
+		}
+	}
+	if h.pg, err = postgres.New("shared_buffers=512MB", "max_wal_size=4GB"); err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *harness) build(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOMOD: %w", err)
+	}
+	h.binary = filepath.Join(h.dir, "kt-gateway")
+	build := exec.CommandContext(ctx, "go", "build", "-o", h.binary, "./cmd/kt-gateway")
+	build.Dir = filepath.Dir(strings.TrimSpace(string(out)))
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build kt-gateway: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (h *harness) close() {
+	if h.pg != nil {
+		h.pg.Stop()
+	}
+	if h.keep {
+		fmt.Println("kept:", h.dir)
+		return
+	}
+	if err := os.RemoveAll(h.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// once runs one scenario and says whether every figure of it is within its bound.
+func (h *harness) once(ctx context.Context, s *scenario) bool {
+	began := time.Now()
+	fmt.Printf("── %s: %s\n", s.name, s.says)
+	t := &trial{harness: h, name: s.name, dir: filepath.Join(h.dir, s.name)}
+	defer t.close()
+	ctx, cancel := context.WithTimeout(ctx, max(4*time.Duration(s.seconds)*time.Second, 2*time.Minute))
+	defer cancel()
+	err := os.Mkdir(t.dir, 0o700)
+	if err == nil {
+		err = s.run(ctx, t)
+	}
+	if err != nil {
+		t.fail("%v", err)
+	}
+	verdict := "ok"
+	if t.failed > 0 {
+		verdict = "FAILED"
+	}
+	fmt.Printf("   %s in %.0f s\n", verdict, time.Since(began).Seconds())
+	return t.failed == 0
+}

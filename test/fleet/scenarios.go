@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// scenario is one thing that a fleet goes through.
+type scenario struct {
+	name    string
+	says    string
+	seconds int  // that it takes in the long form, about: parts are cut by it
+	short   bool // belongs to the short form too
+	run     func(context.Context, *trial) error
+}
+
+func scenarios() []*scenario {
+	return []*scenario{
+		{"revoke", "a token in use on every gateway is revoked: until when is it taken?", 190, true, revoke},
+		{"cold-race", "the first request of a cold token at the moment of its revocation", 60, true, coldRace},
+		{"flood-restart", "revoked, then a flood, stale answers, kill -9 and a restart in an outage: nothing comes back", 90, false, floodRestart},
+		{"outage", "both replicas stopped: what is served, until when, and after", 75, true, outage},
+	}
+}
+
+// choose takes the scenarios that are asked for, and of those the part's.
+func choose(all []*scenario, o options) ([]*scenario, error) {
+	if o.only != "" {
+		var chosen []*scenario
+		for name := range strings.SplitSeq(o.only, ",") {
+			i := slices.IndexFunc(all, func(s *scenario) bool { return s.name == name })
+			if i < 0 {
+				return nil, fmt.Errorf("no scenario is called %q", name)
+			}
+			chosen = append(chosen, all[i])
+		}
+		all = chosen
+	} else if o.short {
+		all = slices.DeleteFunc(all, func(s *scenario) bool { return !s.short })
+	}
+	var i, n int
+	if _, err := fmt.Sscanf(o.part+" ", "%d/%d ", &i, &n); err != nil || i < 1 || i > n {
+		return nil, fmt.Errorf("-part is i/n with i from 1 to n, not %q", o.part)
+	}
+	return share(all, i-1, n), nil
+}
+
+// share gives the longest scenario left to the part that has least so far.
+func share(all []*scenario, part, parts int) []*scenario {
+	order := slices.Clone(all)
+	slices.SortStableFunc(order, func(a, b *scenario) int { return b.seconds - a.seconds })
+	sums := make([]int, parts)
+	mine := map[*scenario]bool{}
+	for _, s := range order {
+		least := slices.Index(sums, slices.Min(sums))
+		sums[least] += s.seconds
+		mine[s] = least == part
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s *scenario) bool { return !mine[s] })
+}
+
+// trial is one run of one scenario: its folder, its processes and its verdict.
+type trial struct {
+	*harness
+	name string
+	dir  string
+
+	mu       sync.Mutex
+	children []*child
+	closers  []func()
+	failed   int
+}
+
+// figure prints what has no bound.
+func (t *trial) figure(what, format string, args ...any) {
+	fmt.Printf("          %s: %s\n", what, fmt.Sprintf(format, args...))
+}
+
+// within prints a figure beside its bound, and fails the scenario unless ok.
+func (t *trial) within(ok bool, what, bound, format string, args ...any) {
+	verdict := "ok    "
+	if !ok {
+		verdict = "FAILED"
+		t.mu.Lock()
+		t.failed++
+		t.mu.Unlock()
+	}
+	fmt.Printf("   %s %s: %s (%s)\n", verdict, what, fmt.Sprintf(format, args...), bound)
+}
+
+// none is within for a count that must be 0.
+func (t *trial) none(n int, what string) { t.within(n == 0, what, "0", "%d", n) }
+
+// fail prints what keeps the scenario from its figures, or what is behind one.
+func (t *trial) fail(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failed++; t.failed <= 12 {
+		fmt.Printf("   FAILED "+format+"\n", args...)
+	}
+}
+
+func (t *trial) tell(format string, args ...any) {
+	if t.verbose {
+		fmt.Printf("     · %s "+format+"\n", append([]any{time.Now().Format("15:04:05.000")}, args...)...)
+	}
+}
+
+// of is long, or short in the short form.
+func of[T any](t *trial, long, short T) T {
+	if t.short {
+		return short
+	}
+	return long
+}
+
+// close ends every process, the last first.
+func (t *trial) close() {
+	for _, f := range slices.Backward(t.closers) {
+		f()
+	}
+	for _, c := range slices.Backward(t.children) {
+		c.kill()
+	}
+	if t.failed == 0 && !t.keep {
+		_ = os.RemoveAll(t.dir) // the harness removes what is left
+	}
+}
+
+func (t *trial) path(name string) string { return filepath.Join(t.dir, name) }
