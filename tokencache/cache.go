@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,6 +51,12 @@ type Options struct {
 	Now func() time.Time
 	// Registerer takes the metrics; nil drops them.
 	Registerer prometheus.Registerer
+	// GatewayID is the gateway's own: what is bound to it is not bound elsewhere.
+	GatewayID string
+	// Stopped is told, once, of each revocation that was not known yet, before it takes
+	// effect: a token's id and the least revision that is valid. It must return soon,
+	// and is called from many goroutines. nil: nobody is.
+	Stopped func(id string, revision int64)
 	// Log tells when the control plane goes away and answers again; nil: nobody.
 	Log *zap.Logger
 }
@@ -61,10 +68,15 @@ type Cache struct {
 	now          func() time.Time
 	clocked      bool // now is not the system's
 	log          *zap.Logger
+	gatewayID    string
+	told         func(id string, revision int64)
 
 	hot         *hot
 	revocations revocations
 	unknown     unknown
+	index       atomic.Pointer[index] // nil: none yet
+	filling     atomic.Pointer[Fill]  // the snapshot that is on its way; else nil
+	stops       stops
 	health      health
 	watched     watched
 	metrics     metrics
@@ -100,13 +112,16 @@ func New(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		fresh: o.FreshFor, stale: o.MaxStale, loader: o.Loader, now: o.Now, clocked: o.Now != nil, log: o.Log,
-		hot: set, flights: map[token.Digest]*flight{}, gone: make(chan struct{}),
+		hot: set, flights: map[token.Digest]*flight{}, gone: make(chan struct{}), gatewayID: o.GatewayID, told: o.Stopped,
 	}
 	if c.now == nil {
 		c.now = time.Now
 	}
 	if c.log == nil {
 		c.log = zap.NewNop()
+	}
+	if c.told == nil {
+		c.told = func(string, int64) {}
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	if err := c.register(o.Registerer); err != nil {
@@ -155,7 +170,37 @@ func (c *Cache) good(e *Entry, now time.Time) bool {
 // Revoke makes revision the least valid one of the token with this id. When it
 // returns, no Get that begins returns an older one but as revoked, for as long as
 // the cache lives. A lower revision than the one in force changes nothing.
-func (c *Cache) Revoke(id string, revision int64) { c.revocations.add(id, revision) }
+func (c *Cache) Revoke(id string, revision int64) {
+	if !c.revocations.has(id, revision) {
+		c.told(id, revision)
+		c.revocations.add(id, revision)
+	}
+}
+
+// Stop is Revoke of a token whose digest is known too: the index keeps it.
+func (c *Cache) Stop(d token.Digest, id string, revision int64) {
+	c.Revoke(id, revision)
+	if !c.enter() {
+		return
+	}
+	defer c.loads.Done()
+	place := c.placing(&d)
+	place.Lock()
+	defer place.Unlock()
+	c.eachIndex(func(x *index) { x.stop(&d, id, revision) })
+	c.unknown.remove(&d)
+}
+
+// enter lets something be placed while the cache is open; loads.Done ends it.
+func (c *Cache) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.loads.Add(1) // Close waits
+	return true
+}
 
 // LastAnswer is when the control plane last answered anything; zero: never.
 func (c *Cache) LastAnswer() time.Time { return c.health.lastAnswer() }

@@ -101,7 +101,7 @@ func profile(n int, revision int64, status abac.Status) *abac.Profile {
 
 func open(t testing.TB, p *plane, change func(*Options)) *Cache {
 	t.Helper()
-	o := Options{Profiles: 1000, FreshFor: 30 * time.Second, MaxStale: 10 * time.Minute, Loader: p}
+	o := Options{Profiles: 1000, FreshFor: 30 * time.Second, MaxStale: 10 * time.Minute, Loader: p, GatewayID: "gw"}
 	if change != nil {
 		change(&o)
 	}

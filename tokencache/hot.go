@@ -100,6 +100,27 @@ func (h *hot) put(e *Entry) bool {
 	return true
 }
 
+// putAll is put for many: one wait for all, and the count of those that were not
+// admitted. The digests must differ.
+func (h *hot) putAll(list []*Entry) (refused uint64) {
+	for _, e := range list {
+		h.set.Set(key(&e.Digest), e, 1)
+	}
+	h.set.Wait()
+	for _, e := range list {
+		if h.admitted(&e.Digest) != e {
+			h.front.drop(key(&e.Digest))
+			refused++
+			continue
+		}
+		h.front.put(key(&e.Digest), e)
+		if h.admitted(&e.Digest) != e {
+			h.front.drop(key(&e.Digest))
+		}
+	}
+	return refused
+}
+
 // drop removes d's entry. Like put, for the one load of the digest only.
 func (h *hot) drop(d *token.Digest) {
 	h.set.Del(key(d))
@@ -114,6 +135,9 @@ func (h *hot) hits() uint64 {
 	}
 	return n
 }
+
+// room is how many entries more fit without an eviction.
+func (h *hot) room() int64 { return max(h.set.RemainingCost(), 0) }
 
 func (h *hot) len() int64 { return h.set.MaxCost() - h.set.RemainingCost() }
 

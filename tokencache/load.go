@@ -32,6 +32,14 @@ type flight struct {
 
 // ask is Get when the hot set has no answer: e is what it had, nil for nothing.
 func (c *Cache) ask(ctx context.Context, d token.Digest, e *Entry, now time.Time) (*Entry, error) {
+	e, err := c.consult(&d, e, now)
+	switch {
+	case err == token.ErrUnknown:
+		c.metrics.unknown.Add(1)
+		return nil, err
+	case err == nil:
+		return e, nil
+	}
 	if c.unknown.has(&d, now) {
 		c.metrics.unknown.Add(1)
 		return nil, token.ErrUnknown
@@ -116,6 +124,8 @@ func (c *Cache) fallback(e *Entry, now time.Time) *Entry {
 		return nil
 	case c.revocations.covers(e):
 		return e.denied()
+	case revoked(e.Policy.Profile().Status):
+		return e
 	case c.age(e, now) <= c.stale:
 		return e
 	}
@@ -258,8 +268,14 @@ func (c *Cache) past(a *ask) bool {
 	c.mu.Lock()
 	least := a.least
 	c.mu.Unlock()
+	known := least > 0
+	if x := c.index.Load(); x != nil {
+		if n, ok := x.get(&a.digest); ok {
+			least, known = max(least, n.revision), true
+		}
+	}
 	if errors.Is(a.err, token.ErrUnknown) {
-		return least > 0
+		return known
 	}
 	return a.err == nil && a.profile != nil && a.profile.Revision < least
 }
@@ -288,6 +304,7 @@ func (c *Cache) place(a *ask) (*Entry, error) {
 	}
 	c.metrics.loadOK.Add(1)
 	c.answered()
+	c.learn(&a.digest, a.profile)
 	e := newEntry(a.profile, a.digest, a.began)
 	if revoked(a.profile.Status) {
 		c.Revoke(e.ID, e.Revision)
@@ -306,6 +323,9 @@ func (c *Cache) publish(e *Entry) *Entry {
 	}
 	if !c.hot.put(e) {
 		c.metrics.notAdmitted.Add(1)
+	}
+	if f := c.filling.Load(); f != nil {
+		f.note(&e.Digest)
 	}
 	return e
 }

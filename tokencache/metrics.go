@@ -12,6 +12,7 @@ type counter = atomic.Uint64
 // hot set, the rest here.
 type metrics struct {
 	miss, joined, unknown, stale    counter
+	stopped                         counter
 	refused, unavailable, malformed counter
 	loadOK, loadUnknown, loadFailed counter
 	loadRefused, notAdmitted        counter
@@ -49,6 +50,18 @@ func (c *Cache) collectors() []prometheus.Collector {
 		gauge("profiles", "Profiles in the cache.", func() float64 { return float64(c.hot.len()) }),
 		gauge("profiles_capacity", "Profiles that the cache has room for.", func() float64 { return float64(c.hot.set.MaxCost()) }),
 		gauge("unknown_digests", "Digests remembered as nobody's.", func() float64 { return float64(c.unknown.len()) }),
+		gauge("index_entries", "Tokens that the gateway knows of, by their digests.", func() float64 {
+			if x := c.index.Load(); x != nil {
+				return float64(x.n.Load())
+			}
+			return 0
+		}),
+		gauge("index_bytes", "Memory that the index of digests takes.", func() float64 {
+			if x := c.index.Load(); x != nil {
+				return float64(x.bytes())
+			}
+			return 0
+		}),
 		gauge("revocations", "Tokens known to be revoked or quarantined.", func() float64 { return float64(c.revocations.n.Load()) }),
 		gauge("control_plane_away", "1 while the control plane does not answer, else 0.", func() float64 {
 			if c.Away() {
@@ -58,9 +71,9 @@ func (c *Cache) collectors() []prometheus.Collector {
 		}),
 	}
 	const lookups = "How look-ups ended: hit; miss (asked itself) and joined (waited for another's ask); stale (served though old); " +
-		"unknown (remembered as nobody's); refused (too many being asked for); unavailable (not asked, the control plane is away); malformed (refused by its form)."
+		"unknown (nobody's, as the index says or is remembered); stopped (revoked or quarantined, as the index says); refused (too many being asked for); unavailable (not asked, the control plane is away); malformed (refused by its form)."
 	for outcome, read := range map[string]func() uint64{
-		"hit": c.hot.hits, "miss": m.miss.Load, "joined": m.joined.Load, "stale": m.stale.Load, "unknown": m.unknown.Load,
+		"hit": c.hot.hits, "miss": m.miss.Load, "joined": m.joined.Load, "stale": m.stale.Load, "unknown": m.unknown.Load, "stopped": m.stopped.Load,
 		"refused": m.refused.Load, "unavailable": m.unavailable.Load, "malformed": m.malformed.Load,
 	} {
 		all = append(all, total("lookups_total", lookups, "outcome", outcome, read))

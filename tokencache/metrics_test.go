@@ -88,7 +88,8 @@ func TestEveryOutcomeIsCounted(t *testing.T) {
 			`lookups_total{outcome="unavailable"}`: 1, `lookups_total{outcome="malformed"}`: 1,
 			`loads_total{result="ok"}`: 65, `loads_total{result="unknown"}`: 1, `loads_total{result="failed"}`: 1, `loads_total{result="refused"}`: 1,
 			"loads_in_flight": 0, "profiles": 65, "profiles_capacity": 200, "unknown_digests": 1, "revocations": 1,
-			"control_plane_away": 1, "not_admitted_total": 0, "evicted_total": 0,
+			"control_plane_away": 1, "not_admitted_total": 0, "evicted_total": 0, "index_entries": 0, "index_bytes": 0,
+			`lookups_total{outcome="stopped"}`: 0,
 		}
 		for name, v := range want {
 			if g, ok := got[name]; !ok || g != v {

@@ -36,6 +36,16 @@ func (r *revocations) add(id string, revision int64) {
 	r.epoch.Add(1)
 }
 
+// has says whether id's least valid revision is at least that.
+func (r *revocations) has(id string, revision int64) bool {
+	m := r.shards[shardOf(id)].Load()
+	if m == nil {
+		return false
+	}
+	least, ok := (*m)[id]
+	return ok && least >= revision
+}
+
 // covers says whether e is older than its token's least valid revision.
 func (r *revocations) covers(e *Entry) bool {
 	m := r.shards[e.shard].Load()

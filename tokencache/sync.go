@@ -17,8 +17,9 @@ type watched struct {
 	vouch atomic.Pointer[vouch] // nil: for nothing; read on hits that are not fresh by themselves
 	lost  atomic.Bool
 
-	mu     sync.Mutex // writers
-	broken bool       // the next head begins another run
+	mu     sync.Mutex  // writers
+	broken atomic.Bool // nothing may have been missed no more: only the next head makes it so again
+	begun  bool        // the run that is there began with a snapshot: the next head goes on with it
 }
 
 // vouch is one run of a watch without a gap: of an entry that was asked for from
@@ -26,21 +27,23 @@ type watched struct {
 type vouch struct {
 	since, last time.Time
 	before      *vouch // the run before it; of that one's before nothing is kept
+	indexed     bool   // it began with a snapshot: of what was held before, the index says whether it counts
 }
 
 // freshEnough says whether e may be used without asking: all that the cache holds while
 // a watch is in sync, else what the control plane vouched for within fresh_for.
 func (c *Cache) freshEnough(e *Entry, now time.Time) bool {
-	if now.Sub(e.Vouched) <= c.fresh {
-		return true
-	}
 	v := c.watched.vouch.Load()
-	if v == nil {
+	switch {
+	case v == nil:
+		return now.Sub(e.Vouched) <= c.fresh
+	case !e.Vouched.Before(v.since):
+		if age := now.Sub(v.last); age < syncedFor || age <= c.fresh {
+			return true
+		}
+		return now.Sub(e.Vouched) <= c.fresh
+	case v.indexed:
 		return false
-	}
-	if !e.Vouched.Before(v.since) {
-		age := now.Sub(v.last)
-		return age < syncedFor || age <= c.fresh
 	}
 	return c.age(e, now) <= c.fresh
 }
@@ -65,27 +68,44 @@ func (c *Cache) Synced(at time.Time) {
 	w.mu.Lock()
 	v := w.vouch.Load()
 	switch {
-	case v == nil || w.broken:
-		next := &vouch{since: at, last: at}
-		if v != nil {
-			next.before = &vouch{since: v.since, last: v.last}
-		}
-		w.vouch.Store(next)
+	case v == nil || w.broken.Load() && !w.begun:
+		w.vouch.Store(&vouch{since: at, last: at, before: v.ended()})
 	case at.After(v.last):
-		w.vouch.Store(&vouch{since: v.since, last: at, before: v.before})
+		next := *v
+		next.last = at
+		w.vouch.Store(&next)
 	}
-	w.broken = false
+	w.begun = false
+	w.broken.Store(false)
 	w.mu.Unlock()
 	if w.lost.CompareAndSwap(true, false) {
 		c.answered()
 	}
 }
 
+// ended is the run as the next one's before.
+func (v *vouch) ended() *vouch {
+	if v == nil {
+		return nil
+	}
+	return &vouch{since: v.since, last: v.last}
+}
+
+// indexed begins a run with a snapshot of that time; it is in sync from the next head on.
+func (w *watched) indexed(at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.broken.Store(true)
+	w.begun = true
+	w.vouch.Store(&vouch{since: at, last: at, before: w.vouch.Load().ended(), indexed: true})
+}
+
 // Gap notes that a watch may have missed changes: what is held ages from its last
 // event on, and the next Synced begins anew.
 func (c *Cache) Gap() {
 	c.watched.mu.Lock()
-	c.watched.broken = true
+	c.watched.broken.Store(true)
+	c.watched.begun = false
 	c.watched.mu.Unlock()
 	c.unknown.clear()
 }
@@ -101,33 +121,50 @@ func (c *Cache) Lost(began time.Time) {
 
 // InSync says whether the watch vouches for what the cache holds.
 func (c *Cache) InSync() bool {
+	_, in := c.synced(c.now())
+	return in
+}
+
+// synced returns the run of the watch that there is, nil for none, and whether it is
+// in sync.
+func (c *Cache) synced(now time.Time) (*vouch, bool) {
 	v := c.watched.vouch.Load()
-	if v == nil || c.now().Sub(v.last) >= syncedFor {
-		return false
+	return v, v != nil && now.Sub(v.last) < syncedFor && !c.watched.broken.Load()
+}
+
+// Vouched is when the control plane last vouched, on its watch or with a snapshot, for
+// what is held; zero: never.
+func (c *Cache) Vouched() time.Time {
+	if v := c.watched.vouch.Load(); v != nil {
+		return v.last
 	}
-	c.watched.mu.Lock()
-	defer c.watched.mu.Unlock()
-	return !c.watched.broken
+	return time.Time{}
 }
 
 // Revoked says whether e's token has been revoked or quarantined as far as is known
 // now: for whoever goes on using an entry that it was handed.
 func (c *Cache) Revoked(e *Entry) bool {
-	return c.revocations.covers(e) || revoked(e.Policy.Profile().Status)
+	if c.revocations.covers(e) || revoked(e.Policy.Profile().Status) {
+		return true
+	}
+	x := c.index.Load()
+	if x == nil {
+		return false
+	}
+	n, ok := x.get(&e.Digest) // a snapshot tells of revocations that no watch told
+	return ok && n.stopped() && n.revision > e.Revision
 }
 
 // Upsert takes from a watch what a token is now. When it returns, no Get that begins
-// returns an older profile, nor that the digest is nobody's. A profile that the
-// cache does not hold is left to be loaded, as is one whose team or budgets are
-// other than they were: its load brings the budgets too.
+// returns an older profile, nor that the digest is nobody's. Once a snapshot has come,
+// budgets and teams are told on the watch before who needs them, and a profile that the
+// cache did not hold is put in where it has room. Before, such a one is left to be
+// loaded, as is one whose team or budgets are other than they were: its load brings the
+// budgets too.
 func (c *Cache) Upsert(d token.Digest, p *abac.Profile) {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
+	if !c.enter() {
 		return
 	}
-	c.loads.Add(1) // Close waits
-	c.mu.Unlock()
 	defer c.loads.Done()
 
 	place := c.placing(&d)
@@ -139,13 +176,14 @@ func (c *Cache) Upsert(d token.Digest, p *abac.Profile) {
 		f.least = max(f.least, p.Revision)
 	}
 	c.mu.Unlock()
+	c.learn(&d, p)
 	c.unknown.remove(&d)
-	old := c.hot.admitted(&d)
+	old, all := c.hot.admitted(&d), c.index.Load() != nil
 	switch {
-	case old == nil:
+	case old == nil && (!all || c.hot.room() == 0):
 		c.hot.front.drop(key(&d)) // it may be being evicted, and there yet
-	case old.ID == p.ID && old.Revision >= p.Revision:
-	case sameBudgets(old.Policy.Profile(), p):
+	case old != nil && old.ID == p.ID && old.Revision >= p.Revision:
+	case all || sameBudgets(old.Policy.Profile(), p):
 		c.hot.put(c.current(newEntry(p, d, c.now())))
 	default:
 		c.hot.drop(&d)
