@@ -139,7 +139,7 @@ func New(o Options) (*Server, error) {
 		ReadBufferSize: int(l.Headers) + 512, StreamRequestBody: true,
 		MaxRequestBodySize:    prefetchLimit,
 		Concurrency:           max(l.Connections+1024, fasthttp.DefaultConcurrency),
-		MaxIdleWorkerDuration: 2 * time.Second, // a burst's goroutines are gone within 4 s
+		MaxIdleWorkerDuration: time.Second, // a burst's goroutines are gone within 2 s
 		SecureErrorLogMessage: true, NoDefaultServerHeader: true, NoDefaultContentType: true,
 		DisablePreParseMultipartForm: true, LazyRequestTime: true, DisableHeaderNamesNormalizing: true,
 		Logger: quiet{s},
