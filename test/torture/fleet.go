@@ -71,6 +71,7 @@ type layout struct {
 	gateways int           // 0: one, with its own control plane where that is over SQLite
 	silence  time.Duration // after which an upstream is given up
 	drain    time.Duration // after which streams are cut
+	apart    bool          // each gateway at a replica of its own, not at the balancer
 	between  func(plane string) (string, error)
 }
 
@@ -105,6 +106,9 @@ func newFleet(ctx context.Context, t *trial, l layout) (*fleet, error) {
 		runtime, err := f.admin.mint(ctx, minting{gateway: id})
 		if err != nil {
 			return nil, fmt.Errorf("runtime token: %w", err)
+		}
+		if l.apart {
+			seen = f.plane.replicas[i%len(f.plane.replicas)].addr
 		}
 		g, err := f.add(id, `{url: "http://`+seen+`", token: {secret_key_ref: {env: KEEPTRUSTS_API_TOKEN}}}`, l)
 		if err != nil {

@@ -46,6 +46,23 @@ func fleetEqual(ctx context.Context, t *trial) error {
 	return nil
 }
 
+// fleetApart lets one gateway have the money while another needs it, which speak to
+// different replicas: nothing but the database is between them.
+func fleetApart(ctx context.Context, t *trial) error {
+	f, err := newFleet(ctx, t, layout{gateways: 2, apart: true})
+	if err != nil {
+		return err
+	}
+	var rounds []*round
+	charged := map[string]int64{}
+	for i := range max(t.runs()/4, 1) {
+		id := fmt.Sprintf("b_apart_%d", i)
+		charged[id] = 1000 * dollar
+		rounds = append(rounds, &round{name: id, limits: []limits{{id: id, unit: "usd", window: "day", limit: "1000"}}, callers: 400, over: 2 * time.Second, first: 40, call: tenEach, want: 100})
+	}
+	return f.shows(ctx, "limit 1,000, cost 10, 40 at one gateway over 2 s, the others later at the other", rounds, charged)
+}
+
 func (f *fleet) shows(ctx context.Context, what string, rounds []*round, charged map[string]int64) error {
 	results, err := f.play(ctx, rounds)
 	if err != nil {
