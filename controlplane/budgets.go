@@ -202,7 +202,7 @@ func (s *Server) change(ctx context.Context, org *string, f func(*store.Tx) ([]b
 	if err != nil {
 		return err
 	}
-	s.push(*org, recalls...)
+	s.recall(*org, recalls...)
 	return nil
 }
 

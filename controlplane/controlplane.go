@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,8 +59,8 @@ type Server struct {
 	heard   hearing
 	strays  throttle
 
-	recalled recalls
 	hub      *hub
+	deafOnce sync.Once     // says that the database notifies nobody
 	patience time.Duration // with who does not read a watch or a snapshot
 
 	snapshots chan struct{} // holds those that are being written

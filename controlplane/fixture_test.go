@@ -28,6 +28,8 @@ type plane struct {
 	t      testing.TB
 	file   string
 	dsn    string // "": SQLite in file
+	first  *plane // whose clock it has; nil: its own
+	quiet  bool   // the database notifies nobody
 	store  *store.Store
 	server *Server
 	logs   *logBuffer
@@ -58,10 +60,22 @@ func (l *logBuffer) String() string {
 
 func newPlane(t testing.TB) *plane {
 	t.Helper()
-	p := &plane{t: t, file: filepath.Join(t.TempDir(), "kt-gateway.db"), logs: &logBuffer{},
-		at: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
+	p := &plane{t: t, logs: &logBuffer{}, at: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
+	if strings.HasPrefix(t.Name(), overPostgres+"/") {
+		p.dsn = postgresURL(t)
+	} else {
+		p.file = filepath.Join(t.TempDir(), "kt-gateway.db")
+	}
 	p.open()
 	return p
+}
+
+// another is one more control plane over the same database.
+func (p *plane) another() *plane {
+	p.t.Helper()
+	o := &plane{t: p.t, file: p.file, dsn: p.dsn, first: p, quiet: p.quiet, logs: &logBuffer{}}
+	o.open()
+	return o
 }
 
 func (p *plane) open() {
@@ -75,6 +89,9 @@ func (p *plane) open() {
 	}
 	p.store = s
 	p.t.Cleanup(func() { _ = s.Close() })
+	if p.quiet {
+		s.Quiet()
+	}
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(p.logs), zap.DebugLevel)
 	if p.server, err = New(Options{
 		Store: s, AdminToken: token.NewSecret(adminToken), Log: zap.New(core), Now: p.now,
@@ -88,6 +105,9 @@ func (p *plane) open() {
 }
 
 func (p *plane) now() time.Time {
+	if p.first != nil {
+		return p.first.now()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.at

@@ -15,15 +15,18 @@ import (
 const (
 	maxRecalls = 10_000                 // that wait for one reader; one that is so far behind is cut
 	pollEvery  = 250 * time.Millisecond // of the database: another process may write to it
+	pollSoon   = 100 * time.Millisecond // while recalls are told
+	listenSoon = 50 * time.Millisecond  // after the listening ended; then twice as long each time
+	listenLate = time.Second            // at the most
 	noteEvery  = 2 * time.Second        // that watches are live, for other processes
 	liveFor    = 5 * time.Second        // that a note counts
 	readWithin = time.Second            // a head that took longer is not of its second
 )
 
 // hub is where the watches of this process get their news from. While there is one,
-// a goroutine reads the head revision for all of them. What the hub is told is not
-// lost with a watch that is not there: changes are in the log, and a recall is
-// pushed again.
+// a goroutine reads for all of them how far the database has come, and where others
+// write to it another listens, so as to read at once. What the hub is told is not lost
+// with a watch that is not there: changes are in the log, and a recall is told again.
 type hub struct {
 	mu       sync.Mutex
 	watches  map[*watching]struct{}
@@ -34,7 +37,7 @@ type hub struct {
 
 	noting sync.Mutex // that watches are live; taken before mu
 
-	news chan struct{} // the head has moved, says a committer
+	news chan struct{} // there is something to read, says a committer
 	quit chan struct{} // closed with the server
 }
 
@@ -64,6 +67,13 @@ func newHub() *hub {
 	}
 }
 
+// recall has the watches of the org told by every process.
+func (s *Server) recall(org string, recalls ...budget.Recall) {
+	if !s.store.Shared() { // else the feeds read them, this one's as the first
+		s.push(org, recalls...)
+	}
+}
+
 // push tells every live watch of the org, and keeps nothing for the others.
 func (s *Server) push(org string, recalls ...budget.Recall) {
 	if len(recalls) == 0 {
@@ -78,7 +88,7 @@ func (s *Server) push(org string, recalls ...budget.Recall) {
 	}
 }
 
-// changed wakes the watches to read the log: a transaction committed revisions.
+// changed wakes the feed: a transaction committed revisions or recalls.
 func (s *Server) changed() { poke(s.hub.news) }
 
 // Close ends all watches, and refuses new ones. The rest goes on being served.
@@ -105,6 +115,8 @@ func (s *Server) join(w *watching) error {
 		ctx, stop := context.WithCancel(context.Background())
 		s.hub.feeding = stop
 		go s.feed(ctx)
+		go s.note(ctx)
+		go s.listen(ctx)
 	}
 	poke(s.hub.news)
 	return nil
@@ -148,49 +160,122 @@ func (h *hub) dismiss(i store.Instance) (release func()) {
 	return h.noting.Unlock
 }
 
-// feed reads the head for all watches, until there is none.
+// feed reads for all watches how far the database has come, until there is none.
 func (s *Server) feed(ctx context.Context) {
-	poll := time.NewTicker(pollEvery)
+	poll := time.NewTimer(pollEvery)
 	defer poll.Stop()
-	note := time.NewTicker(noteEvery)
-	defer note.Stop()
-	failing := false
+	failing, turn := false, int64(fromNow)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.hub.news:
 		case <-poll.C:
-		case <-note.C:
-			s.noteWatches(ctx)
-			continue
 		}
-		err := s.readHead(ctx)
+		told, err := s.read(ctx, &turn)
 		if err != nil && !failing && !errors.Is(err, context.Canceled) {
 			s.log.Error("the head revision can't be read: no watch is told one", zap.Error(err))
 		}
 		failing = err != nil
+		if told {
+			poll.Reset(pollSoon)
+		} else {
+			poll.Reset(pollEvery)
+		}
 	}
 }
 
-func (s *Server) readHead(ctx context.Context) error {
+// fromNow is the turn of a feed that has not read yet.
+const fromNow = -1
+
+// read wakes the watches where the head has moved, and pushes what is to be told
+// since a turn, which it moves on.
+func (s *Server) read(ctx context.Context, turn *int64) (told bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readWithin)
 	defer cancel()
 	began := time.Now()
-	revision, err := s.store.Head(ctx)
+	pulse, err := s.store.Pulse(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	moved := revision != s.hub.head.revision
-	s.hub.head = head{revision, began}
+	s.hub.see(head{pulse.Revision, began})
+	if *turn != fromNow && pulse.Turn > *turn {
+		err := s.store.Recalls(ctx, *turn, pulse.Turn, func(org string, r budget.Recall) {
+			told = true
+			s.push(org, r)
+		})
+		if err != nil {
+			return told, err
+		}
+	}
+	*turn = pulse.Turn
+	return told, nil
+}
+
+func (h *hub) see(now head) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	moved := now.revision != h.head.revision
+	h.head = now
 	if moved {
-		for w := range s.hub.watches {
+		for w := range h.watches {
 			w.poke()
 		}
 	}
-	return nil
+}
+
+// listen wakes the feed as soon as any process commits, while there are watches.
+// Without it there is the feed's poll.
+func (s *Server) listen(ctx context.Context) {
+	if !s.store.Shared() {
+		return // this process tells itself
+	}
+	for wait := listenSoon; ; wait = min(2*wait, listenLate) {
+		began := time.Now()
+		err := s.store.Listen(ctx, s.take)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, store.ErrNoNews):
+			s.deafOnce.Do(func() {
+				s.log.Info("the database notifies nobody: what other replicas change is found by a poll", zap.Duration("every", pollEvery), zap.Error(err))
+			})
+			return
+		case time.Since(began) > listenLate:
+			wait = listenSoon
+			s.log.Warn("the database's notifications ended; what other replicas change is found by a poll until they are back", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// take is told what a process has committed. A word that it does not know is of a
+// newer version.
+func (s *Server) take(n store.News) {
+	if n == store.Reported {
+		s.hub.noteReport()
+		return
+	}
+	s.changed()
+}
+
+// note keeps noting, while there are watches, that they are live: beside the feed,
+// since a write may have to wait.
+func (s *Server) note(ctx context.Context) {
+	tick := time.NewTicker(noteEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.noteWatches(ctx)
+		}
+	}
 }
 
 // noteWatches keeps the instances that watch from being forgotten.

@@ -156,7 +156,7 @@ func (s *Server) importBatch(c *call, batch []importLine) ([]Imported, error) {
 		return nil, err
 	}
 	for org, r := range recalls {
-		s.push(org, r...)
+		s.recall(org, r...)
 	}
 	return results, nil
 }

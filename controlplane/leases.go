@@ -5,23 +5,20 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/keeptrusts/gateway/budget"
 )
 
 const (
-	recallEvery    = 100 * time.Millisecond // at most so often for one phase
-	settleBatch    = 500                    // settlements a call, which keeps it under the server's limit
-	maxLedgerBody  = 8 << 20                // bytes: 10,000 leases and as many needs
-	maxLeases      = 10_000                 // a call
-	maxNeeds       = 10_000                 // a call
-	maxClosings    = 1_000                  // a call
-	maxSettlements = 1_000                  // a call
-	maxParts       = 1_000                  // budgets of one need, or of one settlement
-	maxMarks       = 100_000                // leases of one closing
-	maxText        = 1_024                  // bytes of a name that the gateway has from its file
+	settleBatch    = 500     // settlements a call, which keeps it under the server's limit
+	maxLedgerBody  = 8 << 20 // bytes: 10,000 leases and as many needs
+	maxLeases      = 10_000  // a call
+	maxNeeds       = 10_000  // a call
+	maxClosings    = 1_000   // a call
+	maxSettlements = 1_000   // a call
+	maxParts       = 1_000   // budgets of one need, or of one settlement
+	maxMarks       = 100_000 // leases of one closing
+	maxText        = 1_024   // bytes of a name that the gateway has from its file
 )
 
 var (
@@ -96,42 +93,6 @@ func (s *Server) settleMoney(c *call) (int, any, error) {
 // lease takes a gateway's call and tells the others what they are to give back.
 func (s *Server) lease(ctx context.Context, who runtimeID, c *budget.Call) (*budget.Answer, error) {
 	answer, recalls, err := s.store.Leases(ctx, who.org, who.gateway, c)
-	s.push(who.org, s.recalled.due(who.org, recalls, s.now())...)
+	s.recall(who.org, recalls...)
 	return answer, err
-}
-
-// recalls lets what is told again and again go out at once where it is new, and
-// else every recallEvery: those who wait for a need ask for it more often.
-type recalls struct {
-	mu   sync.Mutex
-	last map[recalled]told
-}
-
-type recalled struct{ org, budget, window string }
-
-type told struct {
-	phase int64
-	at    time.Time
-}
-
-// due returns those of list that are to be told now.
-func (r *recalls) due(org string, list []budget.Recall, now time.Time) []budget.Recall {
-	if len(list) == 0 {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.DeleteFunc(list, func(n budget.Recall) bool {
-		key := recalled{org, n.Budget, n.Window}
-		last, ok := r.last[key]
-		passed := now.Sub(last.at)
-		if ok && (n.Phase < last.phase || n.Phase == last.phase && passed >= 0 && passed < recallEvery) {
-			return true
-		}
-		if r.last == nil || len(r.last) >= maxRemembered {
-			r.last = map[recalled]told{}
-		}
-		r.last[key] = told{n.Phase, now}
-		return false
-	})
 }

@@ -270,36 +270,6 @@ func FuzzReadCall(f *testing.F) {
 	})
 }
 
-func TestARecallGoesOutAtOnceAndThenEvery100ms(t *testing.T) {
-	var r recalls
-	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	due := func(org string, list ...budget.Recall) string {
-		var got []string
-		for _, n := range r.due(org, list, at) {
-			got = append(got, fmt.Sprintf("%s/%d", n.Budget, n.Phase))
-		}
-		return strings.Join(got, " ")
-	}
-	one := func(phase int64) budget.Recall { return budget.Recall{Budget: "b", Window: "w", Phase: phase} }
-	for i, tt := range []struct {
-		after time.Duration
-		phase int64
-		want  string
-	}{
-		{0, 1, "b/1"}, {25 * time.Millisecond, 1, ""}, {74 * time.Millisecond, 1, ""}, {time.Millisecond, 1, "b/1"},
-		{time.Millisecond, 2, "b/2"}, {time.Millisecond, 1, ""}, {99 * time.Millisecond, 2, "b/2"},
-		{-time.Hour, 2, "b/2"}, // the clock was set back
-	} {
-		at = at.Add(tt.after)
-		if got := due("o", one(tt.phase)); got != tt.want {
-			t.Errorf("%d: got %q, want %q", i, got, tt.want)
-		}
-	}
-	if got := due("other", one(2), budget.Recall{Budget: "c", Window: "w", Phase: 1}); got != "b/2 c/1" {
-		t.Errorf("another org, another budget: %q", got)
-	}
-}
-
 func TestAnUnmetNeedIsCalledBackFromTheOthers(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -270,6 +270,7 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 		if r.SignOff {
 			return tx.Forget(ctx, who.org, who.gateway, r.Instance)
 		}
+		tx.Reported()
 		return tx.Hear(ctx, i)
 	})
 	if err != nil {

@@ -23,7 +23,7 @@ func (s *Store) beside(ctx context.Context, f func(context.Context, *Tx) error) 
 			return fmt.Errorf("begin: %w", err)
 		}
 		defer func() { _ = tx.Rollback() }()
-		t := &Tx{tx: tx, now: s.clock(), stmts: s.stmts, turns: s.turns}
+		t := s.begun(tx, s.clock())
 		if err := t.turn(ctx); err != nil {
 			return err
 		}
@@ -31,10 +31,7 @@ func (s *Store) beside(ctx context.Context, f func(context.Context, *Tx) error) 
 		if err := f(ctx, t); err != nil {
 			return err
 		}
-		if err := tx.Commit(); err != nil {
-			return fmt.Errorf("commit: %w", err)
-		}
-		return nil
+		return s.commit(ctx, t)
 	})
 }
 

@@ -130,7 +130,7 @@ func (s *Store) BudgetsOf(ctx context.Context, org string, ids []string, team st
 // PutBudget makes a budget, or changes its limit, mode and whom it applies to as a
 // change, and sets its revision and CreatedAt; one that is as it stands stays.
 // The counters of the open window, and of the next where there is one, take the
-// new limit at once; recalls are to be told to the org's watches after the commit.
+// new limit at once; recalls are to be told to the org's watches after the commit, unless Recalls does.
 // ErrConflict: the one that stands has another unit or window.
 func (t *Tx) PutBudget(ctx context.Context, b *Budget) (created bool, recalls []budget.Recall, err error) {
 	if err := t.turn(ctx); err != nil {
@@ -206,7 +206,7 @@ func (t *Tx) relimit(ctx context.Context, b, old *Budget) (recalls []budget.Reca
 			}
 		}
 		c.limited(b.Limit-old.Limit, t.now)
-		recalls = append(recalls, c.recall())
+		recalls = append(recalls, t.announce(c))
 		if err := t.keep(ctx, b.OrgID, c, ""); err != nil {
 			return nil, err
 		}
@@ -274,6 +274,7 @@ func (t *Tx) TopUp(ctx context.Context, org, id string, amount int64, key string
 		return false, nil, ErrTooMuch
 	}
 	c.limited(amount, t.now)
+	told := t.announce(c)
 	if err := t.keep(ctx, org, c, ""); err != nil {
 		return false, nil, err
 	}
@@ -281,5 +282,5 @@ func (t *Tx) TopUp(ctx context.Context, org, id string, amount int64, key string
 		org, id, key, amount, w.name, micros(t.now)); err != nil {
 		return false, nil, fmt.Errorf("top up budget %s: %w", id, err)
 	}
-	return false, []budget.Recall{c.recall()}, nil
+	return false, []budget.Recall{told}, nil
 }

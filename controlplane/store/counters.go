@@ -55,6 +55,7 @@ type counter struct {
 	phase, phaseAt      int64 // odd: short
 	unmet               int64
 	starts, ends        int64
+	told, toldAt        int64 // the turn that had all told of it, and when
 
 	own lease // of the session for which it was read
 
@@ -246,7 +247,7 @@ func floorDiv(a, b int64) int64 {
 }
 
 const (
-	selectCounter = `SELECT c.lim, c.taken, c.overrun, c.phase, c.phase_at, c.unmet, c.starts_at, c.ends_at,
+	selectCounter = `SELECT c.lim, c.taken, c.overrun, c.phase, c.phase_at, c.unmet, c.starts_at, c.ends_at, c.told, c.told_at,
 		l.granted, l.returned, l.spent, l.overrun, l.held, l.seen, l.acked
 		FROM counters c LEFT JOIN leases l
 		ON l.org_id = c.org_id AND l.budget = c.budget AND l.win = c.win AND l.session = $4
@@ -260,9 +261,10 @@ const (
 			AND l.granted > l.returned AND l.acked < $6 THEN 1 ELSE 0 END), 0)
 		FROM leases l LEFT JOIN sessions s ON s.org_id = l.org_id AND s.session = l.session
 		WHERE l.org_id = $1 AND l.budget = $2 AND l.win = $3 AND l.session <> $4`
-	insertCounter = `INSERT INTO counters (org_id, budget, win, lim, taken, overrun, phase, phase_at, unmet, starts_at, ends_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
-	updateCounter = `UPDATE counters SET lim = $4, taken = $5, overrun = $6, phase = $7, phase_at = $8, unmet = $9
+	insertCounter = `INSERT INTO counters (org_id, budget, win, lim, taken, overrun, phase, phase_at, unmet, told, told_at, starts_at, ends_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
+	updateCounter = `UPDATE counters SET lim = $4, taken = $5, overrun = $6, phase = $7, phase_at = $8, unmet = $9,
+		told = $10, told_at = $11
 		WHERE org_id = $1 AND budget = $2 AND win = $3`
 	insertLease = `INSERT INTO leases (org_id, budget, win, session, granted, returned, spent, overrun, held, seen, acked)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
@@ -273,7 +275,7 @@ const (
 func scanCounter(row *sql.Row, p place) (*counter, error) {
 	c := &counter{place: p}
 	var own [7]sql.NullInt64
-	err := row.Scan(&c.lim, &c.taken, &c.overrun, &c.phase, &c.phaseAt, &c.unmet, &c.starts, &c.ends,
+	err := row.Scan(&c.lim, &c.taken, &c.overrun, &c.phase, &c.phaseAt, &c.unmet, &c.starts, &c.ends, &c.told, &c.toldAt,
 		&own[0], &own[1], &own[2], &own[3], &own[4], &own[5], &own[6])
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
@@ -308,9 +310,10 @@ func (t *Tx) keep(ctx context.Context, org string, c *counter, session string) e
 	var err error
 	switch {
 	case c.isNew:
-		_, err = t.exec(ctx, insertCounter, org, c.budget, c.window, c.lim, c.taken, c.overrun, c.phase, c.phaseAt, c.unmet, c.starts, c.ends)
+		_, err = t.exec(ctx, insertCounter, org, c.budget, c.window, c.lim, c.taken, c.overrun, c.phase, c.phaseAt, c.unmet, c.told, c.toldAt,
+			c.starts, c.ends)
 	case c.changed:
-		_, err = t.exec(ctx, updateCounter, org, c.budget, c.window, c.lim, c.taken, c.overrun, c.phase, c.phaseAt, c.unmet)
+		_, err = t.exec(ctx, updateCounter, org, c.budget, c.window, c.lim, c.taken, c.overrun, c.phase, c.phaseAt, c.unmet, c.told, c.toldAt)
 	}
 	l := &c.own
 	if err == nil && l.changed {

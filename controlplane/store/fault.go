@@ -1,7 +1,12 @@
 package store
 
 import (
+	"database/sql"
+	"database/sql/driver"
 	"errors"
+	"io"
+	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
@@ -23,6 +28,19 @@ func again(err error) bool {
 		return true
 	}
 	return false
+}
+
+// lost says whether the connection ended, or the server does: what was not committed
+// by then has not happened, and whether what was being committed has, nobody knows.
+func lost(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		// admin_shutdown, crash_shutdown, cannot_connect_now; connection exceptions
+		return pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03" || strings.HasPrefix(pg.Code, "08")
+	}
+	var network net.Error
+	return pgconn.SafeToRetry(err) || errors.As(err, &network) && !network.Timeout() ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 }
 
 // taken says whether a row with this key exists already.

@@ -24,8 +24,8 @@ const (
 
 // Leases takes one call of a gateway. budget.ErrClosed: its session is closed, or
 // is another gateway's, and only its closings took effect. Whatever it returns,
-// recalls are to be told to the org's watches; a need that is still not met brings
-// its recall again.
+// recalls are to be told to the org's watches, unless Recalls does; a need that is
+// still not met brings its recall again every 100 ms.
 //
 // Each line of the protocol is a transaction; lines that follow one another share
 // one here, where there is one writer and nobody can tell.
@@ -258,8 +258,8 @@ func (v *visit) flush(ctx context.Context) error {
 				return err
 			}
 		}
-		if c.turned || c.lacked && c.rest.unacked > 0 {
-			v.recalls = append(v.recalls, c.recall())
+		if c.turned || c.lacked && c.rest.unacked > 0 && c.tellAgain(v.now) {
+			v.recalls = append(v.recalls, v.announce(c))
 		}
 		if err := v.keep(ctx, v.org, c, v.call.Session); err != nil {
 			return err

@@ -266,6 +266,7 @@ var shortages = []scenario{
 		if o.recalled() != "b/1" {
 			b.Errorf("recalled %q", o.recalled())
 		}
+		b.wait(recallEvery)
 		o = b.need("s2", 20, "b")
 		b.is(o, "b", "0 5 1")
 		if o.recalled() != "b/1" {
@@ -332,7 +333,7 @@ var shortages = []scenario{
 		b.wait(500 * time.Millisecond)
 		o := b.need("s2", 1, "b")
 		b.is(o, "b", "0 0 1")
-		b.wait(time.Microsecond)
+		b.wait(recallEvery)
 		o = b.need("s2", 1, "b")
 		b.is(o, "b", "0 0 1 gone")
 		if o.recalled() != "b/1" {

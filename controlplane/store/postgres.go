@@ -37,7 +37,7 @@ func openPostgres(ctx context.Context, dsn string) (*Store, error) {
 		}
 	}
 	s := newStore()
-	s.turns = true
+	s.turns, s.config = true, cfg
 	s.write = stdlib.OpenDB(*cfg)
 	s.write.SetMaxOpenConns(pgConnections)
 	s.write.SetMaxIdleConns(pgConnections)
@@ -45,6 +45,10 @@ func openPostgres(ctx context.Context, dsn string) (*Store, error) {
 	s.read = s.write
 	where := fmt.Sprintf("open database %s at %s:%d", cfg.Database, cfg.Host, cfg.Port)
 	if err := s.migrate(ctx, postgresMigrations); err != nil {
+		_ = s.write.Close()
+		return nil, fmt.Errorf("%s: %w", where, plain(err))
+	}
+	if err := s.tryNotify(ctx); err != nil {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("%s: %w", where, plain(err))
 	}
@@ -60,7 +64,7 @@ func plain(err error) error {
 	return err
 }
 
-const takeTurn = `UPDATE turns SET taken = taken + 1 WHERE name = 'leases'`
+const takeTurn = `UPDATE turns SET taken = taken + 1 WHERE name = 'leases' RETURNING taken`
 
 // turn waits until nobody else moves money: what SQLite's one writer gives for
 // nothing. Whoever changes tokens or budgets, too, takes it after head's lock.
@@ -68,7 +72,7 @@ func (t *Tx) turn(ctx context.Context) error {
 	if !t.turns {
 		return nil
 	}
-	if _, err := t.tx.ExecContext(ctx, takeTurn); err != nil {
+	if err := t.tx.QueryRowContext(ctx, takeTurn).Scan(&t.taken); err != nil {
 		return fmt.Errorf("take a turn: %w", err)
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 var (
@@ -47,14 +49,17 @@ type Store struct {
 	stmts statements
 	swept sweeping
 	moved func()
+
+	config   *pgx.ConnConfig // of PostgreSQL, for a connection beside those of write
+	notifies bool
 }
 
 // Clock sets the clock of budgets' windows and leases, time.Now unless set. It must
 // be set before the first call.
 func (s *Store) Clock(now func() time.Time) { s.clock = now }
 
-// Moved sets what is called after each commit that took a revision; it must return
-// at once. It must be set before the first call.
+// Moved sets what is called after each commit that took a revision, or after which
+// Recalls has something to tell; it must return at once. It must be set before the first call.
 func (s *Store) Moved(f func()) { s.moved = f }
 
 // Open opens the database that dsn names, "sqlite:FILE" or "postgres://…", and
@@ -163,8 +168,13 @@ type Tx struct {
 	tx    *sql.Tx
 	now   time.Time
 	stmts statements
-	moved bool // a revision was taken
-	turns bool // as the store's
+	turns bool  // as the store's
+	taken int64 // the turn, once it was taken
+
+	notifies bool // as the store's
+	moved    bool // a revision was taken
+	told     bool // a recall is to be told
+	reported bool // an instance told how far it is
 }
 
 // Update runs f in one write transaction, at the time that now gives: all of it
@@ -193,14 +203,25 @@ func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error
 	if _, err := tx.ExecContext(ctx, `UPDATE head SET revision = revision WHERE one = 1`); err != nil {
 		return fmt.Errorf("lock head: %w", err)
 	}
-	t := &Tx{tx: tx, now: now, stmts: s.stmts, turns: s.turns}
+	t := s.begun(tx, now)
 	if err := f(t); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
+	return s.commit(ctx, t)
+}
+
+func (s *Store) begun(tx *sql.Tx, now time.Time) *Tx {
+	return &Tx{tx: tx, now: now, stmts: s.stmts, turns: s.turns, notifies: s.notifies}
+}
+
+func (s *Store) commit(ctx context.Context, t *Tx) error {
+	if err := t.announceNews(ctx); err != nil {
+		return err
+	}
+	if err := t.tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	if t.moved {
+	if t.moved || t.told && s.turns {
 		s.moved()
 	}
 	return nil
