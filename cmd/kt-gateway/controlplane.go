@@ -24,8 +24,8 @@ func controlPlaneCommand() *command {
 	c.text(&database, "database", "DSN", "", "sqlite:FILE, or postgres://USER@HOST:PORT/NAME; by default kt-gateway.db in --data")
 	c.text(&data, "data", "DIR", ".", "where the database is when --database does not say")
 	c.text(&addr, "listen", "ADDR", defaultPlaneListen, "by default "+defaultPlaneListen)
-	c.text(&cert, "tls-cert", "FILE", "", "certificate, for https")
-	c.text(&key, "tls-key", "FILE", "", "its key")
+	c.text(&cert, "tls-cert", "FILE", "", "certificate and what it is signed by, for https; read again when it changes")
+	c.text(&key, "tls-key", "FILE", "", "its key; both are in force once they belong together")
 	c.text(&level, "log-level", "LEVEL", "info", "debug, info, warn or error")
 	c.run = func(ctx context.Context, p program) error {
 		if (cert == "") != (key == "") {
@@ -54,36 +54,42 @@ func controlPlaneCommand() *command {
 		}
 		defer log.close()
 		return serveControlPlane(ctx, addr, certificate{cert, key}, planeOptions{
-			database: database, admin: admin, legacy: config.Default().LegacyPrefixes, log: log.Logger, registry: newRegistry(),
+			database: database, admin: admin, legacy: config.Default().LegacyPrefixes, log: log.Logger, registry: newRegistry(), hup: p.hup,
 		})
 	}
 	return c
 }
 
-// certificate names the files for https; both are empty for http.
-type certificate struct{ cert, key string }
-
-func serveControlPlane(ctx context.Context, addr string, tls certificate, o planeOptions) error {
+func serveControlPlane(ctx context.Context, addr string, files certificate, o planeOptions) error {
 	ln, err := listen(addr, "--listen")
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
+	serve := (*plane).serve
+	if files.cert != "" {
+		tls, err := openPair(files, o.log, o.registry)
+		if err != nil {
+			return err
+		}
+		watching, stop := context.WithCancel(context.Background())
+		watched := make(chan struct{})
+		go func() { defer close(watched); tls.watch(watching, certificateEvery, o.hup) }()
+		defer func() { stop(); <-watched }()
+		serve = func(p *plane, ln net.Listener) error {
+			p.http.TLSConfig = tls.config()
+			return ignoreClosed(p.http.ServeTLS(ln, "", ""))
+		}
+	}
 	pl, err := openPlane(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer pl.close()
-	url := baseURL(ln.Addr().String())
 	ended := make(chan error, 1)
-	go func() {
-		if tls.cert != "" {
-			ended <- ignoreClosed(pl.http.ServeTLS(ln, tls.cert, tls.key))
-			return
-		}
-		ended <- pl.serve(ln)
-	}()
-	if tls.cert != "" {
+	go func() { ended <- serve(pl, ln) }()
+	url := baseURL(ln.Addr().String())
+	if files.cert != "" {
 		url = "https" + url[len("http"):]
 	} else if !loopback(ln.Addr()) {
 		o.log.Warn("listening beyond loopback without TLS: tokens and profiles pass in the clear")

@@ -36,7 +36,7 @@ func main() {
 	case len(args) == 0:
 	case args[0] == "dev" && terminal(os.Stdin):
 		signal.Notify(stop, syscall.SIGHUP) // the window was closed: nobody is left to end it
-	case args[0] == "dev" || args[0] == "run":
+	case args[0] == "dev" || args[0] == "run" || args[0] == "control-plane":
 		signal.Notify(hup, syscall.SIGHUP)
 	}
 

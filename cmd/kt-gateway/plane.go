@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +27,7 @@ type planeOptions struct {
 	legacy   []string
 	log      *zap.Logger
 	registry *prometheus.Registry
+	hup      <-chan os.Signal // SIGHUP, for a certificate; nil never comes
 }
 
 // plane is a control plane of this process: its store, its server, its listener.
