@@ -51,13 +51,22 @@ func (a *admin) ask(ctx context.Context, method, path string, give, take any) er
 		return err
 	}
 	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s %s: %d %s", method, path, res.StatusCode, b)
+		return &refusedError{method + " " + path, res.StatusCode, b}
 	}
 	if take == nil {
 		return nil
 	}
 	return json.Unmarshal(b, take)
 }
+
+// refusedError is an answer of the control plane that is no success.
+type refusedError struct {
+	what   string
+	status int
+	body   []byte
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("%s: %d %s", e.what, e.status, e.body) }
 
 // minted is a token, with the string that clients send.
 type minted struct {

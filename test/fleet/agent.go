@@ -192,6 +192,7 @@ type ending struct {
 	code  string // of its error event
 	done  bool   // it said [DONE]
 	first said   // not ok: it never began
+	err   error  // with which it was cut; nil: the protocol's own end
 }
 
 // stream begins a stream, tells so, and returns how it ended.
@@ -216,7 +217,9 @@ func (a *agent) stream(bearer string, began func()) (e ending) {
 		_ = a.conn.SetDeadline(time.Now().Add(patience))
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
-			e.at = time.Now()
+			if e.at = time.Now(); err != io.EOF {
+				e.err = err
+			}
 			return e
 		}
 		switch {

@@ -23,7 +23,6 @@ type between struct {
 	client  *http.Client
 	plane   string
 
-	noWatch   atomic.Bool  // a watch is refused, and those that are there have been ended
 	lookups   atomic.Int64 // resolve calls that came
 	underWay  atomic.Int64
 	most      atomic.Int64 // of underWay
@@ -33,6 +32,7 @@ type between struct {
 	past map[string]kept                            // by digest: what is answered instead of what is
 	hold func(digest string) (wait <-chan struct{}) // before an answer is passed on; nil: none is held
 	ends []chan struct{}                            // of watches under way
+	deaf chan struct{}                              // while it is open no watch is answered; nil: they are
 }
 
 // kept is an answer of the past.
@@ -75,25 +75,38 @@ func (b *between) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// withoutWatch refuses every watch and ends those under way; false lets them be.
+// withoutWatch ends the watches under way and answers none, until it is called with
+// false. Nobody is refused: look-ups tell that the control plane is there.
 func (b *between) withoutWatch(on bool) {
-	b.noWatch.Store(on)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if on {
-		for _, end := range b.ends {
-			close(end)
+	if !on {
+		if b.deaf != nil {
+			close(b.deaf)
 		}
-		b.ends = nil
+		b.deaf = nil
+		return
 	}
+	b.deaf = make(chan struct{})
+	for _, end := range b.ends {
+		close(end)
+	}
+	b.ends = nil
 }
 
 func (b *between) watch(w http.ResponseWriter, r *http.Request) {
 	end := make(chan struct{})
 	b.mu.Lock()
-	b.ends = append(b.ends, end)
+	deaf := b.deaf
+	if deaf == nil {
+		b.ends = append(b.ends, end)
+	}
 	b.mu.Unlock()
-	if b.noWatch.Load() {
+	if deaf != nil {
+		select {
+		case <-deaf:
+		case <-r.Context().Done():
+		}
 		panic(http.ErrAbortHandler)
 	}
 	ctx, cancel := context.WithCancel(r.Context())

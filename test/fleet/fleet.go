@@ -29,6 +29,7 @@ models:
   - {name: other, targets: [{id: up}], context: 8000, max_output: 1000, price: {input: 0, output: 0}}
 limits: {lame_duck: 100ms, drain: 1s}
 log: {level: info}
+debug: {pprof: true}
 `
 
 // fleet is two replicas of a control plane over one database, and the gateways.
@@ -59,6 +60,7 @@ type gateway struct {
 	addr, ops string
 	way       *relay // to its control plane
 	child     *child
+	quiet     bool
 }
 
 // layout says what fleet a scenario wants.
@@ -67,6 +69,7 @@ type layout struct {
 	fresh, stale time.Duration // fresh_for and max_stale
 	profiles     []int         // cache.profiles of each gateway, in turn; none: 200,000
 	between      bool          // all ask through a proxy that counts and mistreats
+	quiet        bool          // what gateways log is not kept
 	// before is run once the control plane serves and no gateway has begun.
 	before func(ctx context.Context, f *fleet) error
 }
@@ -138,7 +141,7 @@ func (f *fleet) startPlane(ctx context.Context, p *plane) (err error) {
 
 // add makes a gateway's token, way and configuration; it is not started.
 func (f *fleet) add(ctx context.Context, id, plane string) (*gateway, error) {
-	g := &gateway{t: f.t, name: id, dir: f.t.path(id), conf: f.t.path(id + ".yaml")}
+	g := &gateway{t: f.t, name: id, dir: f.t.path(id), conf: f.t.path(id + ".yaml"), quiet: f.layout.quiet}
 	var err error
 	if g.addr, err = freeAddr(); err != nil {
 		return nil, err
@@ -168,7 +171,11 @@ func (f *fleet) each(fn func(g *gateway) error) error {
 
 // launch starts the process and does not wait for it.
 func (g *gateway) launch() (err error) {
-	g.child, err = g.t.start(g.name, []string{"KEEPTRUSTS_API_TOKEN=" + g.runtime.Token}, g.t.binary, "run", "-c", g.conf)
+	log := g.name
+	if g.quiet {
+		log = ""
+	}
+	g.child, err = g.t.start(log, []string{"KEEPTRUSTS_API_TOKEN=" + g.runtime.Token}, g.t.binary, "run", "-c", g.conf)
 	return err
 }
 

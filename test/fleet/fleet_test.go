@@ -230,8 +230,8 @@ func TestWhatIsBetweenCountsHoldsAndFalsifies(t *testing.T) {
 
 func TestWithoutAWatchThereIsNone(t *testing.T) {
 	b, url := answering(t)
-	watch := func() (*http.Response, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	watch := func(within time.Duration) (*http.Response, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		t.Cleanup(cancel)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/runtime/watch", nil)
 		if err != nil {
@@ -239,7 +239,7 @@ func TestWithoutAWatchThereIsNone(t *testing.T) {
 		}
 		return http.DefaultClient.Do(req)
 	}
-	res, err := watch()
+	res, err := watch(10 * time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,12 +248,12 @@ func TestWithoutAWatchThereIsNone(t *testing.T) {
 	if got, err := io.ReadAll(res.Body); err == nil || string(got) != "is" {
 		t.Errorf("the watch that was there: %q, %v", got, err)
 	}
-	if res, err := watch(); err == nil {
+	if res, err := watch(100 * time.Millisecond); err == nil {
 		res.Body.Close()
 		t.Error("a new watch begins")
 	}
 	b.withoutWatch(false)
-	res, err = watch()
+	res, err = watch(10 * time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,10 @@ type scenario struct {
 func scenarios() []*scenario {
 	return []*scenario{
 		{"revoke", "a token in use on every gateway is revoked: until when is it taken?", 190, true, revoke},
-		{"cold-race", "the first request of a cold token at the moment of its revocation", 60, true, coldRace},
+		{"cold-race", "the first request of a cold token at the moment of its revocation", 110, true, coldRace},
 		{"flood-restart", "revoked, then a flood, stale answers, kill -9 and a restart in an outage: nothing comes back", 90, false, floodRestart},
+		{"watch-cut", "watches cut at random offsets during edits, a replica killed: every gateway knows what the control plane does", 130, true, watchCut},
+		{"one-load", "many at once on one cold token", 30, true, oneLoad},
 		{"outage", "both replicas stopped: what is served, until when, and after", 75, true, outage},
 	}
 }
