@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -35,7 +32,8 @@ type ClientOptions struct {
 	URL string
 	// Token returns the credential; it is asked at each call.
 	Token func() (token.Secret, error)
-	// CA is the path of a bundle of certificates trusted instead of the system's; "": the system's.
+	// CA is the path of a bundle of certificates trusted instead of the system's, which
+	// is followed when it changes; "": the system's.
 	CA       string
 	Insecure bool
 
@@ -49,7 +47,7 @@ type ClientOptions struct {
 type Client struct {
 	o    ClientOptions
 	base string
-	http *http.Client
+	http *trust
 }
 
 // APIError is a control plane's refusal.
@@ -77,45 +75,17 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if o.Token == nil {
 		panic("BUG: control plane client without a credential")
 	}
-	roots, err := bundle(o.CA)
+	way, err := newTrust(o.CA)
 	if err != nil {
 		return nil, err
 	}
 	base := strings.TrimSuffix(strings.TrimSuffix(u.String(), "/"), "/v1")
-	return &Client{o: o, base: base, http: &http.Client{
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:    5 * time.Second,
-			MaxIdleConnsPerHost:    64,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-			ForceAttemptHTTP2:      true,
-		},
-		// A redirect would take the credential, or the call's meaning, elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	return &Client{o: o, base: base, http: way}, nil
 }
 
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-func bundle(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the CA bundle: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("the CA bundle %s holds no certificate", path)
-	}
-	return pool, nil
 }
 
 // Resolve asks for the profile with this digest: token.ErrUnknown when the control
