@@ -22,7 +22,7 @@ func (c *Cache) consult(d *token.Digest, e *Entry, now time.Time) (*Entry, error
 		return e, errAsk
 	}
 	v, inSync := c.synced(now)
-	inSync = inSync && v.indexed
+	inSync = inSync && v.indexed && !c.watched.cut.Load()
 	n, ok := x.get(d)
 	switch {
 	case !ok && inSync:

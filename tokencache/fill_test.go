@@ -122,6 +122,25 @@ func TestInSyncTheIndexAnswers(t *testing.T) {
 	})
 }
 
+func TestAWatchThatIsCutDoesNotKnowThatADigestIsNobodys(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Cache, p *plane) {
+		snapshot(profile(1, 3, abac.Active)).fill(t, c)
+		c.Synced(time.Now())
+		c.Cut()
+		p.set(dig(9), profile(9, 5, abac.Active))
+		get(t, c, dig(9)) // minted since
+		p.on(down)
+		fails(t, c, dig(8), ErrUnavailable)
+		get(t, c, dig(1))
+		c.Synced(time.Now())
+		asked := p.asked.Load()
+		fails(t, c, dig(8), token.ErrUnknown)
+		if p.asked.Load() != asked {
+			t.Error("asked in sync")
+		}
+	})
+}
+
 func TestBeforeTheFirstHeadASnapshotDoesNotMakeItInSync(t *testing.T) {
 	bubble(t, func(t *testing.T, c *Cache, p *plane) {
 		snapshot(profile(1, 3, abac.Active)).fill(t, c)

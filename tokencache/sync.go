@@ -16,6 +16,7 @@ const syncedFor = 3 * time.Second
 type watched struct {
 	vouch atomic.Pointer[vouch] // nil: for nothing; read on hits that are not fresh by themselves
 	lost  atomic.Bool
+	cut   atomic.Bool // the watch's connection ended: a token may have been minted since
 
 	mu     sync.Mutex  // writers
 	broken atomic.Bool // nothing may have been missed no more: only the next head makes it so again
@@ -77,6 +78,7 @@ func (c *Cache) Synced(at time.Time) {
 	}
 	w.begun = false
 	w.broken.Store(false)
+	w.cut.Store(false)
 	w.mu.Unlock()
 	if w.lost.CompareAndSwap(true, false) {
 		c.answered()
@@ -109,6 +111,10 @@ func (c *Cache) Gap() {
 	c.watched.mu.Unlock()
 	c.unknown.clear()
 }
+
+// Cut notes that a watch's connection ended. What it told counts on, for as long as its
+// last event is young enough; but what the index does not have is asked for.
+func (c *Cache) Cut() { c.watched.cut.Store(true) }
 
 // Lost notes that a watch which was tried from began on could not be kept: the
 // control plane is away, until an ask is answered or a watch is in sync.

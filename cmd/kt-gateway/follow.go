@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,10 @@ import (
 )
 
 const (
-	watchRetry  = 2 * time.Second        // the longest pause between two watches
-	tellWithin  = 3 * time.Second        // for a report of what was applied
-	vouchWithin = 100 * time.Millisecond // events closer together than this vouch once
+	watchRetry    = 2 * time.Second        // the longest pause between two watches
+	snapshotRetry = 30 * time.Second       // the longest pause between two snapshots that no watch could follow
+	tellWithin    = 3 * time.Second        // for a report of what was applied
+	vouchWithin   = 100 * time.Millisecond // events closer together than this vouch once
 )
 
 // loader loads profiles, and passes on what comes with them, budgets and a team,
@@ -46,18 +48,19 @@ func (l loader) Load(ctx context.Context, d token.Digest) (*abac.Profile, error)
 	return r.Profile, nil
 }
 
-// follower keeps what a gateway knows in step with its control plane: it watches for
-// changes, applies them and reports how far it is. Its fields but the last group are
-// set before run.
+// follower keeps what a gateway knows in step with its control plane: it takes a
+// snapshot, watches for changes from its revision on, applies them and reports how far it
+// is. Its fields but the last group are set before run.
 type follower struct {
-	from    authority
-	cache   *tokencache.Cache
-	ledger  *budget.Ledger
-	teams   *teams
-	changed func(*abac.Profile) // a token is other than it was
-	self    record.Report       // what every report says of this process
-	log     *zap.Logger
-	events  *prometheus.CounterVec
+	from     authority
+	cache    *tokencache.Cache
+	ledger   *budget.Ledger
+	teams    *teams
+	profiles int                 // that a snapshot brings at most
+	changed  func(*abac.Profile) // a token is other than it was
+	self     record.Report       // what every report says of this process
+	log      *zap.Logger
+	metrics  *followerMetrics
 
 	stop chan struct{}
 	once sync.Once
@@ -67,32 +70,17 @@ type follower struct {
 	tell    chan struct{} // of one: report now
 
 	// Of run's goroutine.
-	at     int64     // where the next watch goes on from
+	at     int64     // where the next watch goes on from; noSnapshot: from the one to be taken
+	gone   int       // how often in a row the control plane's log did not reach back to at
 	synced time.Time // when the present watch last vouched; zero: it has told no head yet
 }
 
+const noSnapshot = -1
+
 func newFollower(f *follower, r prometheus.Registerer) *follower {
 	f.stop, f.done, f.tell = make(chan struct{}), make(chan struct{}), make(chan struct{}, 1)
-	f.at = controlplane.FromHead
-	f.events = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "keeptrusts_gateway_watch_events_total",
-		Help: "Events that came on the watch of the control plane, by kind.",
-	}, []string{"event"})
-	for _, kind := range []string{controlplane.KindUpsert, controlplane.KindRevoke, controlplane.KindRecall, controlplane.KindHead} {
-		f.events.WithLabelValues(kind)
-	}
-	r.MustRegister(f.events, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "keeptrusts_gateway_watch_in_sync",
-		Help: "Whether the watch of the control plane is in sync: 1 or 0. While it is, all that the gateway knows is fresh.",
-	}, func() float64 {
-		if f.cache.InSync() {
-			return 1
-		}
-		return 0
-	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "keeptrusts_gateway_watch_revision",
-		Help: "The revision up to which all changes are applied; 0 before the first head.",
-	}, func() float64 { return float64(f.applied.Load()) }))
+	f.at = noSnapshot
+	f.metrics = newFollowerMetrics(f, r)
 	return f
 }
 
@@ -131,24 +119,30 @@ func (f *follower) run() {
 	for {
 		began := time.Now()
 		f.synced = time.Time{}
-		err := f.from.Watch(ctx, f.at, f.take)
+		err := f.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		switch {
 		case errors.Is(err, controlplane.ErrTooOld):
-			f.log.Warn("the control plane's log does not reach back to what is known here: everything is asked for anew", zap.Int64("revision", f.at))
+			f.log.Warn("the control plane's log does not reach back to what is known here: a new snapshot is taken", zap.Int64("revision", f.at))
+			f.metrics.gone.Inc()
 			f.cache.Gap()
-			f.at = controlplane.FromHead
+			f.at = noSnapshot
+			f.gone++
+		case busy(err):
 		case f.synced.IsZero() || errors.Is(err, controlplane.ErrSilent):
 			if f.synced.After(began) {
 				began = f.synced // an answer from before the silence says nothing of it
 			}
 			f.cache.Lost(began)
 		}
-		if f.synced.IsZero() {
+		switch {
+		case f.gone > 1: // a snapshot that no watch can follow: it must not become a loop of them
+			pause = min(max(2*pause, time.Second), snapshotRetry)
+		case f.synced.IsZero() && !errors.Is(err, controlplane.ErrTooOld):
 			pause = min(max(2*pause, 100*time.Millisecond), watchRetry)
-		} else {
+		default:
 			pause = 0
 		}
 		f.log.Debug("the watch of the control plane ended", zap.Error(err))
@@ -163,9 +157,86 @@ func (f *follower) run() {
 	}
 }
 
+// busy says whether the control plane is there and has other gateways' snapshots to tell first.
+func busy(err error) bool {
+	var api *controlplane.APIError
+	return errors.As(err, &api) && api.Code == "overloaded"
+}
+
+// follow takes a snapshot where one is due, and watches from there on.
+func (f *follower) follow(ctx context.Context) error {
+	if f.at == noSnapshot {
+		if err := f.snapshot(ctx); err != nil {
+			return err
+		}
+	}
+	f.metrics.watches.Inc()
+	defer f.cache.Cut()
+	return f.from.Watch(ctx, f.at, f.take)
+}
+
+// snapshot takes one: budgets and teams before the profiles that lean on them.
+func (f *follower) snapshot(ctx context.Context) error {
+	began := time.Now()
+	s := &snapshotTaker{follower: f, fill: f.cache.Fill(), first: f.applied.Load() == 0}
+	if err := f.from.Snapshot(ctx, f.profiles, s.begin, s.take); err != nil {
+		s.fill.Abandon()
+		if ctx.Err() == nil {
+			f.metrics.failed.Inc()
+			f.log.Debug("a snapshot of the control plane could not be taken", zap.Error(err))
+		}
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
+	s.fill.Done()
+	f.teams.settle(s.deleted, s.head.Revision)
+	f.at = s.head.Revision
+	f.applied.Store(s.head.Revision)
+	took := time.Since(began)
+	f.metrics.took(began, took)
+	f.log.Info("a snapshot of the control plane was taken", zap.Int64("revision", s.head.Revision), zap.Int("tokens", s.head.Tokens),
+		zap.Int("profiles", s.profiles), zap.Duration("took", took))
+	return nil
+}
+
+// snapshotTaker passes a snapshot on as it comes.
+type snapshotTaker struct {
+	*follower
+	fill     *tokencache.Fill
+	first    bool
+	head     controlplane.SnapshotHead
+	deleted  []abac.Team
+	profiles int
+}
+
+func (s *snapshotTaker) begin(h controlplane.SnapshotHead) error {
+	s.head = h
+	s.fill.Head(h.OrgID, h.Tokens)
+	return nil
+}
+
+func (s *snapshotTaker) take(n *controlplane.SnapshotItem) error {
+	switch {
+	case n.Token != nil:
+		k := n.Token
+		return s.fill.Token(k.Digest, tokencache.Known{ID: k.ID, Revision: k.Revision, Status: k.Status, Purpose: k.Purpose, Gateway: k.Gateway})
+	case n.Budget != nil:
+		s.ledger.Upsert(*n.Budget)
+	case n.Team != nil:
+		s.teams.upsert(*n.Team)
+		s.deleted = append(s.deleted, *n.Team)
+	case n.Profile != nil:
+		s.profiles++
+		s.fill.Profile(n.Profile.Digest, n.Profile.Profile)
+		if !s.first && n.Profile.Profile.ExpiresAt != nil {
+			s.changed(n.Profile.Profile) // no watch has told it
+		}
+	}
+	return nil
+}
+
 // take applies one event.
 func (f *follower) take(e controlplane.Event) {
-	f.events.WithLabelValues(e.Kind).Inc()
+	f.metrics.events.WithLabelValues(e.Kind).Inc()
 	now := time.Now()
 	switch e.Kind {
 	case controlplane.KindRecall:
@@ -182,14 +253,14 @@ func (f *follower) take(e controlplane.Event) {
 			f.changed(e.Profile)
 		}
 	case controlplane.KindRevoke:
-		f.cache.Revoke(e.TokenID, e.Revision)
+		f.cache.Stop(e.Digest, e.TokenID, e.Revision)
 	}
 	f.at = e.Revision
 	f.applied.Store(e.Revision)
 	head := e.Kind == controlplane.KindHead
 	first := head && f.synced.IsZero()
 	if head || !f.synced.IsZero() && now.Sub(f.synced) >= vouchWithin {
-		f.synced = now
+		f.synced, f.gone = now, 0
 		f.cache.Synced(now)
 	}
 	if first || e.Kind == controlplane.KindRevoke || e.Team != nil && e.Team.Deleted {

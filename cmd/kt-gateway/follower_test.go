@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -64,7 +65,7 @@ func followed(t *testing.T, w *watched, f func(*follower)) {
 			t.Fatal(err)
 		}
 		fo := newFollower(&follower{
-			from: w, cache: cache, ledger: ledger, changed: func(*abac.Profile) {}, log: zap.NewNop(),
+			from: w, cache: cache, ledger: ledger, teams: &teams{}, profiles: 10, changed: func(*abac.Profile) {}, log: zap.NewNop(),
 			self: record.Report{Instance: "i", Folder: "dir_1"},
 		}, prometheus.NewRegistry())
 		go fo.run()
@@ -119,6 +120,9 @@ func TestARevocationIsReportedAtOnce(t *testing.T) {
 
 func TestAWatchThatBreaksGoesOnFromWhereItWas(t *testing.T) {
 	w := &watched{}
+	w.snapshot = func(n int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) {
+		return controlplane.SnapshotHead{Revision: int64(4 + 14*n), OrgID: "org_1"}, nil, nil
+	}
 	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
 		switch n {
 		case 0:
@@ -136,11 +140,114 @@ func TestAWatchThatBreaksGoesOnFromWhereItWas(t *testing.T) {
 	followed(t, w, func(f *follower) {
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if len(w.sinces) != 3 || w.sinces[0] != controlplane.FromHead || w.sinces[1] != 8 || w.sinces[2] != controlplane.FromHead {
-			t.Errorf("watched from %v", w.sinces)
+		if want := []int64{4, 8, 18}; !slices.Equal(w.sinces, want) || w.snapshots != 2 {
+			t.Errorf("watched from %v, want %v, %d snapshots", w.sinces, want, w.snapshots)
 		}
 		if f.cache.Away() {
 			t.Error("away, though each watch was in sync")
+		}
+	})
+}
+
+func TestASnapshotReachesWhatItIsAbout(t *testing.T) {
+	w := &watched{}
+	d, gone := token.Sum([]byte("x")), token.Sum([]byte("y"))
+	app := &abac.Profile{ID: "tok_app", OrgID: "org_1", Purpose: abac.General, PrincipalType: abac.PrincipalAPIToken, Status: abac.Active, Revision: 6}
+	w.snapshot = func(n int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) {
+		items := []controlplane.SnapshotItem{
+			{Token: &controlplane.Known{Digest: d, ID: app.ID, Revision: 6, Status: abac.Active, Purpose: abac.General}},
+			{Token: &controlplane.Known{Digest: gone, ID: "tok_gone", Revision: 7, Status: abac.Revoked, Purpose: abac.General}},
+			{Budget: &budget.Record{ID: "b", Unit: budget.USD, Window: budget.Day, Mode: budget.Enforce, Limit: 1, Revision: 5}},
+			{Team: &abac.Team{ID: "red", Deleted: true, Revision: 3}},
+			{Profile: &controlplane.Profiled{Digest: d, Profile: app}},
+		}
+		if n == 1 { // a team of the first is restored
+			items[3].Team = &abac.Team{ID: "blue", Deleted: true, Revision: 15}
+		}
+		return controlplane.SnapshotHead{Revision: int64(10 + 10*n), OrgID: "org_1", Tokens: 2}, items, nil
+	}
+	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
+		each(head(11))
+		if n == 0 {
+			time.Sleep(time.Second)
+			return controlplane.ErrTooOld
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	followed(t, w, func(f *follower) {
+		synctest.Wait()
+		if e, err := f.cache.Get(context.Background(), d); err != nil || e.Revision != 6 {
+			t.Errorf("the profile: %v, %v", e, err)
+		}
+		if e, err := f.cache.Get(context.Background(), gone); err != nil || !f.cache.Revoked(e) {
+			t.Errorf("what is revoked: %v, %v", e, err)
+		}
+		if _, err := f.cache.Get(context.Background(), token.Digest{}); !errors.Is(err, token.ErrUnknown) {
+			t.Errorf("what is nobody's: %v", err)
+		}
+		if _, err := f.ledger.Set([]string{"b"}, ""); err != nil {
+			t.Errorf("the budget is not known: %v", err)
+		}
+		if got := f.teams.Deleted(); !got.Has("red") || got.Has("blue") {
+			t.Error("the deleted team is not known")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := f.teams.Deleted(); got.Has("red") || !got.Has("blue") {
+			t.Error("a team that a snapshot does not list as deleted is still")
+		}
+		if w.loads != 0 {
+			t.Errorf("%d loads", w.loads)
+		}
+	})
+}
+
+func TestASnapshotThatBreaksOffIsNone(t *testing.T) {
+	w := &watched{}
+	d := token.Sum([]byte("x"))
+	w.snapshot = func(n int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) {
+		items := []controlplane.SnapshotItem{{Token: &controlplane.Known{Digest: d, ID: "tok_app", Status: abac.Active, Purpose: abac.General}}}
+		if n < 3 {
+			return controlplane.SnapshotHead{Revision: 4, OrgID: "org_1", Tokens: 1}, items[:n%2], errors.New("cut")
+		}
+		return controlplane.SnapshotHead{Revision: 9, OrgID: "org_1", Tokens: 1}, items, nil
+	}
+	w.play = func(ctx context.Context, n int, since int64, each func(controlplane.Event)) error {
+		each(head(since))
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	followed(t, w, func(f *follower) {
+		synctest.Wait()
+		if f.cache.InSync() || f.applied.Load() != 0 || len(w.told()) != 0 {
+			t.Error("in sync, or reported, without a whole snapshot")
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if !slices.Equal(w.sinces, []int64{9}) || f.applied.Load() != 9 || f.cache.Away() {
+			t.Errorf("watched from %v, applied %d", w.sinces, f.applied.Load())
+		}
+	})
+}
+
+// A control plane whose log never reaches back to its own snapshot is not asked for
+// snapshots in a loop.
+func TestA410IsOneNewSnapshotAndNeverALoop(t *testing.T) {
+	w := &watched{}
+	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
+		return controlplane.ErrTooOld
+	}
+	followed(t, w, func(f *follower) {
+		time.Sleep(400 * time.Millisecond)
+		synctest.Wait()
+		if n := w.snapshots; n != 2 {
+			t.Errorf("%d snapshots at first", n)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := w.snapshots; n < 15 || n > 60 {
+			t.Errorf("%d snapshots in ten minutes", n)
 		}
 	})
 }
@@ -172,6 +279,11 @@ func TestAControlPlaneThatIsAwayIsTriedAtLeastEveryTwoSeconds(t *testing.T) {
 
 func TestASilentWatchIsAnAbsence(t *testing.T) {
 	w := &watched{}
+	w.snapshot = func(int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) {
+		return controlplane.SnapshotHead{Revision: 1, OrgID: "org_1", Tokens: 1}, []controlplane.SnapshotItem{
+			{Token: &controlplane.Known{Digest: token.Digest{1}, ID: "tok_app", Status: abac.Active, Purpose: abac.General}},
+		}, nil
+	}
 	w.play = func(ctx context.Context, n int, _ int64, each func(controlplane.Event)) error {
 		if n == 0 {
 			each(head(1))
@@ -201,6 +313,11 @@ func TestEventsReachWhatTheyAreAbout(t *testing.T) {
 	w := &watched{}
 	app := &abac.Profile{ID: "tok_app", Purpose: abac.General, PrincipalType: abac.PrincipalAPIToken, Status: abac.Active, Revision: 6}
 	d := token.Sum([]byte("x"))
+	w.snapshot = func(int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) {
+		return controlplane.SnapshotHead{Revision: 4, OrgID: "org_1", Tokens: 1}, []controlplane.SnapshotItem{
+			{Token: &controlplane.Known{Digest: d, ID: app.ID, Status: abac.Active, Purpose: abac.General}},
+		}, nil
+	}
 	w.play = func(ctx context.Context, _ int, _ int64, each func(controlplane.Event)) error {
 		each(head(5))
 		time.Sleep(time.Second)
@@ -213,6 +330,7 @@ func TestEventsReachWhatTheyAreAbout(t *testing.T) {
 		return ctx.Err()
 	}
 	followed(t, w, func(f *follower) {
+		synctest.Wait()
 		e, err := f.cache.Get(context.Background(), d) // revision 0, as scripted
 		if err != nil {
 			t.Fatal(err)

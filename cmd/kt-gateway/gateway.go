@@ -29,6 +29,7 @@ type authority interface {
 	Resolve(ctx context.Context, d token.Digest) (controlplane.Resolved, error)
 	Report(ctx context.Context, r record.Report) error
 	Watch(ctx context.Context, since int64, each func(controlplane.Event)) error
+	Snapshot(ctx context.Context, profiles int, begin func(controlplane.SnapshotHead) error, each func(*controlplane.SnapshotItem) error) error
 }
 
 // gateway is the data plane with all that it leans on, each ready made.

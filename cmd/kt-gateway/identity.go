@@ -35,6 +35,7 @@ type remote interface {
 	Resolve(ctx context.Context, d token.Digest) (controlplane.Resolved, error)
 	Report(ctx context.Context, r record.Report) error
 	Watch(ctx context.Context, since int64, each func(controlplane.Event)) error
+	Snapshot(ctx context.Context, profiles int, begin func(controlplane.SnapshotHead) error, each func(*controlplane.SnapshotItem) error) error
 	budget.Authority
 }
 
@@ -269,6 +270,16 @@ func (i *identity) Watch(ctx context.Context, since int64, each func(controlplan
 		}
 		each(e)
 	})
+	i.observe(err)
+	return err
+}
+
+// Snapshot tells all that there is, once the identity is confirmed.
+func (i *identity) Snapshot(ctx context.Context, profiles int, begin func(controlplane.SnapshotHead) error, each func(*controlplane.SnapshotItem) error) error {
+	if err := i.confirmed(); err != nil {
+		return err
+	}
+	err := i.remote.Snapshot(ctx, profiles, begin, each)
 	i.observe(err)
 	return err
 }

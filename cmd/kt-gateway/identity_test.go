@@ -32,6 +32,30 @@ type scriptedPlane struct {
 	whoamis     int
 	loads       int
 	silentUntil time.Time // no answer before
+	snapshots   int
+	snapshot    func(n int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) // the n-th; nil: an empty one at revision 1
+}
+
+func (s *scriptedPlane) Snapshot(_ context.Context, _ int, begin func(controlplane.SnapshotHead) error, each func(*controlplane.SnapshotItem) error) error {
+	s.mu.Lock()
+	n := s.snapshots
+	s.snapshots++
+	s.mu.Unlock()
+	if s.snapshot == nil {
+		return begin(controlplane.SnapshotHead{Revision: 1, OrgID: "org_1"})
+	}
+	h, items, err := s.snapshot(n)
+	if h.Revision > 0 {
+		if err := begin(h); err != nil {
+			return err
+		}
+	}
+	for i := range items {
+		if err := each(&items[i]); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 func (s *scriptedPlane) Whoami(ctx context.Context) (*abac.Profile, error) {
@@ -195,6 +219,12 @@ func TestARefusalMetAnywhereEndsReadinessUntilItIsLifted(t *testing.T) {
 		{"on a watch", func(s *scriptedPlane, i *identity) {
 			s.watch = refusedWith(http.StatusUnauthorized, "token_revoked")
 			_ = i.Watch(context.Background(), 0, nil)
+		}},
+		{"in a snapshot", func(s *scriptedPlane, i *identity) {
+			s.snapshot = func(int) (h controlplane.SnapshotHead, _ []controlplane.SnapshotItem, _ error) {
+				return h, nil, refusedWith(http.StatusUnauthorized, "token_revoked")
+			}
+			_ = i.Snapshot(context.Background(), 0, nil, nil)
 		}},
 		{"in a call for leases", func(s *scriptedPlane, i *identity) {
 			s.lease = refusedWith(http.StatusUnauthorized, "token_revoked")

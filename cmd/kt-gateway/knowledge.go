@@ -47,7 +47,7 @@ func (g *gateway) know() (*knowledge, error) {
 	}
 	k.cache, err = tokencache.New(tokencache.Options{
 		Profiles: cfg.Cache.Profiles, FreshFor: cfg.ControlPlane.FreshFor, MaxStale: cfg.ControlPlane.MaxStale,
-		Loader: loader{g.authority, k.ledger, k.teams}, Registerer: g.registry, Log: g.log.Logger,
+		Loader: loader{g.authority, k.ledger, k.teams}, Registerer: g.registry, Log: g.log.Logger, GatewayID: cfg.GatewayID,
 	})
 	if err != nil {
 		k.settle()
@@ -55,7 +55,7 @@ func (g *gateway) know() (*knowledge, error) {
 	}
 	away.Store(k.cache)
 	k.follower = newFollower(&follower{
-		from: g.authority, cache: k.cache, ledger: k.ledger, teams: k.teams, log: g.log.Logger, changed: func(*abac.Profile) {},
+		from: g.authority, cache: k.cache, ledger: k.ledger, teams: k.teams, profiles: cfg.Cache.Profiles, log: g.log.Logger, changed: func(*abac.Profile) {},
 		self: record.Report{Instance: g.instance, Build: build(), MaxStale: cfg.ControlPlane.MaxStale, Folder: folder},
 	}, g.registry)
 	return k, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -47,6 +48,24 @@ func (t *teams) upsert(list ...abac.Team) {
 		}
 	}
 	t.deleted.Store(abac.NewTeamSet(ids...))
+}
+
+// settle takes all that are deleted as of a revision: of the others that are known none is.
+func (t *teams) settle(deleted []abac.Team, revision int64) {
+	t.mu.Lock()
+	list := make([]abac.Team, 0, len(deleted))
+	for id, n := range t.known {
+		if n.Deleted && n.Revision <= revision {
+			list = append(list, abac.Team{ID: id, Revision: revision}) // unless it is told below
+		}
+	}
+	t.mu.Unlock()
+	told := make(map[string]bool, len(deleted))
+	for _, n := range deleted {
+		told[n.ID] = true
+	}
+	list = slices.DeleteFunc(list, func(n abac.Team) bool { return told[n.ID] })
+	t.upsert(append(list, deleted...)...)
 }
 
 // Deleted returns those that are deleted: always the same set until they change.
