@@ -100,7 +100,7 @@ func aborted(ctx context.Context, t *trial) error {
 	now, took := g.back(ctx, base, 5*time.Second)
 	t.figure(now.descriptors-base.descriptors <= 5 && now.goroutines-base.goroutines <= 5, "5 more, within 5 s",
 		"descriptors %d before, %d after; goroutines %d before, %d after; in %.1f s", base.descriptors, now.descriptors, base.goroutines, now.goroutines, took.Seconds())
-	open, err := g.metric(ctx, "open_requests")
+	open, err := g.metric(ctx, "calls_open")
 	if err != nil {
 		return err
 	}

@@ -30,11 +30,13 @@ providers:
   targets:
     - {id: up, provider: openai, base_url: "http://%[6]s/v1", secret_key_ref: {env: UPSTREAM_KEY}}
     - {id: down, provider: openai, base_url: "http://127.0.0.1:9/v1"}
+    - {id: router, provider: openrouter, base_url: "http://%[6]s/v1", secret_key_ref: {env: UPSTREAM_KEY}}
     - {id: walled, provider: openai, base_url: "http://%[6]s/v1", teams: [platform]}
 models:
   - {name: cheap, targets: [{id: up}], context: 8000, max_output: 1000, price: {input: 0.01, output: 0.01}}
   - {name: dear, targets: [{id: up}], context: 8000, max_output: 1000, price: {input: 1000, output: 1000}}
   - {name: nobody, targets: [{id: down}], context: 8000, max_output: 1000, price: {input: 0.01, output: 0.01}}
+  - {name: routed, targets: [{id: router}], context: 8000, max_output: 1000, price: {input: 0.01, output: 0.01}}
   - {name: walled, targets: [{id: walled}], context: 8000, max_output: 1000}
   - {name: unpriced, targets: [{id: up}], max_output: 1000}
   - {name: unbound, targets: [{id: up}], max_output: 1000, price: {input: 1, output: 1}}

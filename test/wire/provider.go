@@ -19,7 +19,7 @@ import (
 // passes upstream, so that bodies and framing are free.
 type script struct {
 	id     string
-	do     string // whole, stream, idle, silent, raw
+	do     string // whole, stream, halves, idle, silent, raw
 	status int    // of a whole answer; 0: 200
 	size   int    // of a whole answer's content, or what an event has more, in bytes
 	chunks int    // of a stream
@@ -77,11 +77,12 @@ type provider struct {
 	addr string
 	ln   net.Listener
 
-	mu    sync.Mutex
-	quiet bool // what comes is not kept
-	seen  map[string][]*received
-	all   int
-	odd   []*received // what no script names, or what two parsers read in two ways
+	mu     sync.Mutex
+	quiet  bool // what comes is not kept
+	seen   map[string][]*received
+	all    int
+	odd    []*received // what two parsers read in two ways
+	strays []*received // what has no script, or two
 }
 
 func newProvider(t *trial) (*provider, error) {
@@ -115,10 +116,10 @@ func (p *provider) of(id string) []*received {
 }
 
 // oddities gives what came and should not have, and how much came in all.
-func (p *provider) oddities() (odd []*received, all int) {
+func (p *provider) oddities() (odd, strays []*received, all int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.odd, p.all
+	return p.odd, p.strays, p.all
 }
 
 // hush stops keeping what comes: a load is only counted.
@@ -132,8 +133,11 @@ func (p *provider) note(r *received) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all++
-	if r.odd != "" {
+	switch {
+	case r.odd != "":
 		p.odd = append(p.odd, r)
+	case r.script.id == "" && len(p.strays) < 1000:
+		p.strays = append(p.strays, r)
 	}
 	if !p.quiet {
 		p.seen[r.script.id] = append(p.seen[r.script.id], r)
@@ -216,8 +220,6 @@ func (p *provider) read(br *bufio.Reader) *received {
 	r.odd = againstGo(r.raw, probe)
 	if s := probe.get(scriptHeader); len(s) == 1 {
 		r.script = readScript(s[0])
-	} else if r.odd == "" {
-		r.odd = fmt.Sprintf("%d scripts", len(s))
 	}
 	return r
 }
@@ -264,6 +266,8 @@ func answer(conn *net.TCPConn, s script, r *request) (keep bool) {
 		return write(wholeAnswer(s))
 	case "stream":
 		return stream(conn, s)
+	case "halves":
+		return halves(conn, s)
 	case "idle":
 		return write(streamHead + frame(chunk("first")))
 	case "silent":
@@ -303,6 +307,31 @@ func frame(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), t
 
 // streamEnd is a finish, the usage and the end, framed.
 const usageChunk = `data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}` + "\n\n"
+
+// halves sends events cut in two, inside a chunk's frame, with a silence between.
+func halves(conn *net.TCPConn, s script) bool {
+	for i := range s.chunks + 1 {
+		text := frame(chunk("half"))
+		switch i {
+		case 0:
+			text = streamHead + text
+		case s.chunks:
+			text = frame("data: [DONE]\n\n") + "0\r\n\r\n"
+		}
+		cut := len(text) / 2
+		if i%2 == 1 {
+			cut = 1 // inside the chunk's size
+		}
+		if _, err := io.WriteString(conn, text[:cut]); err != nil {
+			return false
+		}
+		time.Sleep(s.gap)
+		if _, err := io.WriteString(conn, text[cut:]); err != nil {
+			return false
+		}
+	}
+	return true
+}
 
 // stream sends so many events; each carries the moment when it was sent.
 func stream(conn *net.TCPConn, s script) bool {

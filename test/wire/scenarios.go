@@ -131,10 +131,20 @@ func (t *trial) path(name string) string { return filepath.Join(t.dir, name) }
 func scenarios() []*scenario {
 	return []*scenario{
 		{"framing", "requests that two parsers read in two ways, with the provider as the witness", 5, true, framing},
+		{"bodies", "JSON over which parsers part; Python reads at the provider", 10, true, bodies},
 		{"credentials", "tokens in every header and query that some parser would take", 5, true, credentials},
 		{"headers", "both allow-lists, header by header", 5, false, headers},
 		{"errors", "every error of the table: its shape, its headers, its connection; and the provider's key in its errors", 20, false, refusals},
 		{"aborted", "clients that leave by FIN and RST, before a head and mid-stream, with bytes of a next request", 60, true, aborted},
 		{"cut", "upstreams that die at every point of an answer; and sound answers in odd dress", 10, true, cut},
+		{"fuzz", "garbage that is almost sound, in heads and bodies", 60, true, fuzz},
+		{"delay", "what the gateway adds to the way of an event", 15, false, delay},
+		{"memory", "as many idle streams as descriptors allow", 25, false, memory},
+		{"rolling", "three gateways replaced one after the other under calls and streams", 60, false, rolling},
+		{"certificate", "the control plane's certificate swapped under handshakes", 20, false, certificate},
+		{"slow", "slowhttptest's slow heads, bodies and readers, 4,000 connections each, beside ordinary calls", 250, false, slow},
+		{"sinks", "a log, a record sink and a control plane that fail for a minute at full rate: memory", 270, false, sinks},
+		{"flood", "one address or one token takes what it can of a limit: another's calls", 90, false, flood},
+		{"times", "either side late, or slow without being late; comments on a silent stream", 45, false, times},
 	}
 }
