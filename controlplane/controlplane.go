@@ -60,7 +60,8 @@ type Server struct {
 	strays  throttle
 
 	hub      *hub
-	deafOnce sync.Once     // says that the database notifies nobody
+	deafOnce sync.Once // says that the database notifies nobody
+	told     *telling
 	patience time.Duration // with who does not read a watch or a snapshot
 
 	snapshots chan struct{} // holds those that are being written
@@ -82,7 +83,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),
 		log: o.Log, now: o.Now, legacy: o.LegacyPrefixes, routes: routes(),
-		hub: newHub(), patience: writeWithin,
+		hub: newHub(), told: newTelling(), patience: writeWithin,
 		snapshots: make(chan struct{}, snapshotsAtOnce), turn: snapshotTurn,
 	}
 	if s.log == nil {

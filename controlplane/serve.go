@@ -140,7 +140,11 @@ func (s *Server) handle(c *call) (int, any, error) {
 			return 0, nil, err
 		}
 	}
-	return c.route.handler(s, c)
+	status, answer, err := c.route.handler(s, c)
+	if err == nil && c.route.used() {
+		s.tellOwn(c.r.Context())
+	}
+	return status, answer, err
 }
 
 // find looks the endpoint up by its path, which must be written canonically.
@@ -212,6 +216,15 @@ func canonical(segment string) bool {
 
 // lines says whether the endpoint reads its body itself, line by line.
 func (r *route) lines() bool { return r.path == "/v1/tokens/import" }
+
+// used says whether what the endpoint changes may be used as soon as it answers. One
+// that stops something waits by itself, for all gateways.
+func (r *route) used() bool {
+	if r.open != administrator || strings.HasSuffix(r.path, "/revoke") || strings.HasSuffix(r.path, "/quarantine") {
+		return false
+	}
+	return r.method == "POST" || r.method == "PATCH" || r.method == "PUT"
+}
 
 // mostBody is how long a body may be, in bytes.
 func (r *route) mostBody() int64 {

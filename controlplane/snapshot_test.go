@@ -380,6 +380,33 @@ func TestACutSnapshotIsNone(t *testing.T) {
 	}
 }
 
+// failingWriter takes so many bytes.
+type failingWriter struct {
+	*httptest.ResponseRecorder
+	left int
+}
+
+func (f *failingWriter) Write(b []byte) (int, error) {
+	if f.left -= len(b); f.left < 0 {
+		return 0, io.ErrClosedPipe
+	}
+	return f.ResponseRecorder.Write(b)
+}
+
+func TestASnapshotThatBreaksOffBreaksTheConnection(t *testing.T) {
+	p := newPlane(t)
+	_, secret := p.mint("gateway_runtime", fields{"gateway_id": "gw"})
+	p.large()
+	r := httptest.NewRequest("GET", "/v1/runtime/snapshot", nil)
+	r.Header.Set("Authorization", "Bearer "+secret)
+	defer func() {
+		if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+			t.Errorf("the handler ended with %v", v)
+		}
+	}()
+	p.server.Handler().ServeHTTP(&failingWriter{httptest.NewRecorder(), 1 << 20}, r)
+}
+
 func packed(raw []byte) []byte {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)

@@ -27,7 +27,8 @@ const (
 // Event is one event of a watch.
 type Event struct {
 	Kind     string
-	Revision int64 // rises from event to event; 0 for a recall, which has none
+	Revision int64     // rises from event to event; 0 for a recall, which has none
+	At       time.Time // when the change was made, by the control plane's clock, in whole microseconds; zero: not told
 
 	Digest  token.Digest  // of an upsert or revoke of a token
 	TokenID string        // of the same
@@ -55,6 +56,7 @@ type watch struct {
 	own  *store.Token // whose standing it needs; nil: it is this process's own
 	at   int64        // all up to here has been told
 	emit func([]Event) error
+	told func(int64) // nil: nobody waits for it
 }
 
 // FromHead is a since that leaves out all that was before.
@@ -174,6 +176,9 @@ func (v *watch) tell(ctx context.Context, part store.Changes) error {
 		}
 	}
 	v.at = part.UpTo
+	if v.told != nil {
+		v.told(v.at)
+	}
 	for i := range part.List {
 		if t := part.List[i].Token; t != nil && v.own != nil && t.Profile.ID == v.own.Profile.ID {
 			v.own = t
@@ -199,7 +204,7 @@ func (v *watch) standing() error {
 
 // event is a change as this watch's gateway may see it.
 func (v *watch) event(ctx context.Context, c *store.Change) (Event, error) {
-	e := Event{Kind: KindUpsert, Revision: c.Revision}
+	e := Event{Kind: KindUpsert, Revision: c.Revision, At: c.At}
 	if c.Team != nil {
 		told := c.Team.Told()
 		e.Team = &told
@@ -330,16 +335,21 @@ type (
 		Profile *abac.Profile  `json:"profile,omitempty"`
 		Budget  *budget.Record `json:"budget,omitempty"`
 		Team    *abac.Team     `json:"team,omitempty"`
+		At      string         `json:"at,omitempty"`
 	}
 	wireRevoke struct {
 		ID       string `json:"id"`
 		Digest   string `json:"sha256"`
 		Revision int64  `json:"revision"`
+		At       string `json:"at,omitempty"`
 	}
 	wireHead struct {
 		Revision int64 `json:"revision"`
 	}
 )
+
+// changeTime is RFC 3339 in whole microseconds, as the log of changes has them.
+const changeTime = "2006-01-02T15:04:05.000000Z07:00"
 
 const (
 	subjectToken  = "token"
@@ -349,18 +359,22 @@ const (
 
 func appendEvent(b []byte, e *Event) []byte {
 	var data any
+	at := ""
+	if !e.At.IsZero() {
+		at = e.At.UTC().Format(changeTime)
+	}
 	switch e.Kind {
 	case KindUpsert:
 		switch {
 		case e.Budget != nil:
-			data = wireUpsert{Kind: subjectBudget, Budget: e.Budget}
+			data = wireUpsert{Kind: subjectBudget, Budget: e.Budget, At: at}
 		case e.Team != nil:
-			data = wireUpsert{Kind: subjectTeam, Team: e.Team}
+			data = wireUpsert{Kind: subjectTeam, Team: e.Team, At: at}
 		default:
-			data = wireUpsert{Kind: subjectToken, Digest: e.Digest.String(), Profile: e.Profile}
+			data = wireUpsert{Kind: subjectToken, Digest: e.Digest.String(), Profile: e.Profile, At: at}
 		}
 	case KindRevoke:
-		data = wireRevoke{e.TokenID, e.Digest.String(), e.Revision}
+		data = wireRevoke{e.TokenID, e.Digest.String(), e.Revision, at}
 	case KindRecall:
 		data = e.Recall
 	case KindHead:

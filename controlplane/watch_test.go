@@ -85,22 +85,25 @@ func (s *spy) end() error {
 func TestAWatchTellsEveryChangeInOrder(t *testing.T) {
 	t.Parallel()
 	p := newPlane(t)
-	c, _ := p.gateway("gw", "i")
+	c, own := p.gateway("gw", "i")
+	start := p.now()
 	s := watchFrom(t, c, FromHead)
 	began := s.next(KindHead).Revision
 
+	p.wait(time.Second)
 	id, secret := p.mint("general", fields{"models": []string{"gpt-*"}})
 	e := s.next(KindUpsert)
 	if e.Digest.String() != sha(secret) || e.TokenID != id || e.Profile.ID != id || e.Revision != e.Profile.Revision ||
-		e.Revision != began+1 || len(e.Profile.Bindings.Models) != 1 {
+		e.Revision != began+1 || !e.At.Equal(p.now()) || len(e.Profile.Bindings.Models) != 1 {
 		t.Errorf("minted: %+v", e)
 	}
 	p.must(200, "PATCH", "/v1/tokens/"+id, fields{"name": "other"})
 	if e := s.next(KindUpsert); e.Profile.Name != "other" || e.Revision != began+2 {
 		t.Errorf("patched: %+v", e)
 	}
+	p.wait(1001 * time.Microsecond)
 	p.must(200, "POST", "/v1/tokens/"+id+"/quarantine", nil)
-	if e := s.next(KindRevoke); e.TokenID != id || e.Digest.String() != sha(secret) || e.Revision != began+3 {
+	if e := s.next(KindRevoke); e.TokenID != id || e.Digest.String() != sha(secret) || e.Revision != began+3 || !e.At.Equal(p.now()) {
 		t.Errorf("quarantined: %+v", e)
 	}
 	p.must(200, "POST", "/v1/tokens/"+id+"/release", nil)
@@ -119,7 +122,7 @@ func TestAWatchTellsEveryChangeInOrder(t *testing.T) {
 		t.Errorf("deleted: %+v", e)
 	}
 	p.must(201, "PUT", "/v1/budgets/b", fields{"unit": "usd", "window": "day", "limit": "2.5"})
-	if e := s.next(KindUpsert); e.Budget == nil || e.Budget.ID != "b" || e.Budget.Limit != 2_500_000_000 || e.Profile != nil {
+	if e := s.next(KindUpsert); e.Budget == nil || e.Budget.ID != "b" || e.Budget.Limit != 2_500_000_000 || e.Profile != nil || !e.At.Equal(p.now()) {
 		t.Errorf("a budget: %+v", e)
 	}
 	p.server.push(OrgDefault, budget.Recall{Budget: "b", Window: "w", Phase: 3})
@@ -149,6 +152,9 @@ func TestAWatchTellsEveryChangeInOrder(t *testing.T) {
 		}
 		if seen[subject] || e.Revision <= last {
 			t.Errorf("%s twice, or %d after %d", subject, e.Revision, last)
+		}
+		if early := e.TokenID == own; e.At.Equal(start) != early {
+			t.Errorf("%s changed at %v", subject, e.At)
 		}
 		seen[subject], last = true, e.Revision
 	}
@@ -219,11 +225,11 @@ func TestTheWireOfAWatch(t *testing.T) {
 	got := readSome(t, p, c, "?since=2", 2)
 	want := `event: revoke
 id: 3
-data: {"id":"` + id + `","sha256":"` + sha(secret) + `","revision":3}
+data: {"id":"` + id + `","sha256":"` + sha(secret) + `","revision":3,"at":"2026-11-24T12:00:00.000000Z"}
 
 event: upsert
 id: 4
-data: {"kind":"budget","budget":{"id":"b","unit":"requests","window":"day","limit":"5","mode":"enforce","applies_to":null,"revision":4}}
+data: {"kind":"budget","budget":{"id":"b","unit":"requests","window":"day","limit":"5","mode":"enforce","applies_to":null,"revision":4},"at":"2026-11-24T12:00:00.000000Z"}
 
 event: head
 id: 4

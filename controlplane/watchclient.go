@@ -118,7 +118,7 @@ func parseEvent(kind, id, data []byte) (e Event, known bool, err error) {
 	case KindRevoke:
 		var w wireRevoke
 		if err = json.Unmarshal(data, &w); err == nil {
-			e.TokenID = w.ID
+			e.TokenID, e.At = w.ID, readTime(w.At)
 			e.Digest, err = token.ParseDigest(w.Digest)
 		}
 		known = e.TokenID != ""
@@ -135,6 +135,15 @@ func parseEvent(kind, id, data []byte) (e Event, known bool, err error) {
 	return e, known, nil
 }
 
+// readTime returns zero for what is no time: an older version tells none.
+func readTime(s string) time.Time {
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}
+	}
+	return at.UTC().Truncate(time.Microsecond)
+}
+
 func (e *Event) readUpsert(data []byte) (known bool, err error) {
 	var w struct {
 		Kind    string          `json:"kind"`
@@ -142,10 +151,12 @@ func (e *Event) readUpsert(data []byte) (known bool, err error) {
 		Profile *abac.Profile   `json:"profile"`
 		Budget  json.RawMessage `json:"budget"`
 		Team    *abac.Team      `json:"team"`
+		At      string          `json:"at"`
 	}
 	if err := json.Unmarshal(data, &w); err != nil {
 		return false, err
 	}
+	e.At = readTime(w.At)
 	switch w.Kind {
 	case subjectToken:
 		if w.Profile == nil || w.Profile.ID == "" {
@@ -173,7 +184,8 @@ func (e *Embedded) Watch(ctx context.Context, since int64, each func(Event)) err
 	e.mu.Lock()
 	i := e.instance
 	e.mu.Unlock()
-	v := &watch{s: e.s, w: newWatching(i), emit: func(events []Event) error {
+	w := newWatching(i)
+	v := &watch{s: e.s, w: w, told: func(revision int64) { e.s.told.note(w, revision) }, emit: func(events []Event) error {
 		for _, event := range events {
 			each(event)
 		}
@@ -188,5 +200,7 @@ func (e *Embedded) Watch(ctx context.Context, since int64, each func(Event)) err
 		return err
 	}
 	defer end()
+	v.told(v.at)
+	defer e.s.told.end(w)
 	return v.run(ctx, first)
 }

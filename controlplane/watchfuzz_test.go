@@ -7,6 +7,7 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/budget"
@@ -19,9 +20,9 @@ func FuzzEventsAreReadWhole(f *testing.F) {
 	p := &abac.Profile{ID: "tok_1", Name: "a\nb: c", OrgID: "o", Purpose: abac.General, Status: abac.Active, Revision: 4}
 	var all []byte
 	for _, e := range []Event{
-		{Kind: KindUpsert, Revision: 4, Digest: token.Sum([]byte("x")), TokenID: p.ID, Profile: p},
+		{Kind: KindUpsert, Revision: 4, Digest: token.Sum([]byte("x")), TokenID: p.ID, Profile: p, At: time.Unix(1, 1000)},
 		{Kind: KindUpsert, Revision: 5, Budget: &budget.Record{ID: "b", Unit: budget.USD, Window: budget.Day, Mode: budget.Enforce, Limit: 7}},
-		{Kind: KindRevoke, Revision: 6, Digest: token.Sum([]byte("x")), TokenID: p.ID},
+		{Kind: KindRevoke, Revision: 6, Digest: token.Sum([]byte("x")), TokenID: p.ID, At: time.Unix(1, 2000)},
 		{Kind: KindRecall, Recall: &budget.Recall{Budget: "b", Window: "w", Phase: 3}},
 		{Kind: KindHead, Revision: 6},
 	} {
@@ -61,7 +62,7 @@ func FuzzEventsAreReadWhole(f *testing.F) {
 			t.Fatalf("%d events, written and read %d", len(events), len(back))
 		}
 		for i := range back {
-			if back[i].Kind != events[i].Kind || back[i].Revision != events[i].Revision || back[i].Digest != events[i].Digest || back[i].TokenID != events[i].TokenID {
+			if back[i].Kind != events[i].Kind || back[i].Revision != events[i].Revision || back[i].Digest != events[i].Digest || back[i].TokenID != events[i].TokenID || !back[i].At.Equal(events[i].At) {
 				t.Fatalf("%+v came back as %+v", events[i], back[i])
 			}
 		}

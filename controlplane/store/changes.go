@@ -27,10 +27,11 @@ var ErrGone = errors.New("the log of changes does not reach back to this revisio
 // Change is an entry of the log, with what it left.
 type Change struct {
 	Revision int64
-	Subject  string // the id of what changed
-	Token    *Token // nil: it is no token
-	Team     *Team  // nil: it is no team
-	Budget   bool   // Subject is a budget
+	At       time.Time // of its transaction
+	Subject  string    // the id of what changed
+	Token    *Token    // nil: it is no token
+	Team     *Team     // nil: it is no team
+	Budget   bool      // Subject is a budget
 }
 
 // Changes are entries of the log in the order of their commits. Of several about
@@ -84,20 +85,17 @@ func readChanges(ctx context.Context, tx *sql.Tx, w window) (Changes, error) {
 	if w.since < oldest-1 || w.since > c.Head {
 		return c, ErrGone
 	}
-	var entries int
-	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(MAX(revision), 0) FROM (SELECT revision FROM changes
-		WHERE org_id = $1 AND revision > $2 ORDER BY revision LIMIT $3) AS part`, w.org, w.since, w.limit).
-		Scan(&entries, &w.upTo); err != nil {
+	at, last, err := w.times(ctx, tx)
+	if err != nil {
 		return c, err
 	}
-	if entries < w.limit {
+	if w.upTo = last; len(at) < w.limit {
 		w.upTo = c.Head
 	}
 	c.UpTo = w.upTo
-	if entries == 0 {
+	if len(at) == 0 {
 		return c, nil
 	}
-	var err error
 	if c.List, err = w.budgets(ctx, tx); err != nil {
 		return c, err
 	}
@@ -108,8 +106,30 @@ func readChanges(ctx context.Context, tx *sql.Tx, w window) (Changes, error) {
 	c.List = append(c.List, changed...)
 	tokens, err := w.tokens(ctx, tx)
 	c.List = append(c.List, tokens...)
+	for i := range c.List {
+		c.List[i].At = at[c.List[i].Revision]
+	}
 	slices.SortFunc(c.List, func(a, b Change) int { return cmp.Compare(a.Revision, b.Revision) })
 	return c, err
+}
+
+// times returns when each entry was made, and the last one's revision.
+func (w window) times(ctx context.Context, tx *sql.Tx) (at map[int64]time.Time, last int64, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT revision, at FROM changes
+		WHERE org_id = $1 AND revision > $2 ORDER BY revision LIMIT $3`, w.org, w.since, w.limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, rows.Close(), rows.Err()) }()
+	at = map[int64]time.Time{}
+	for rows.Next() {
+		var made int64
+		if err := rows.Scan(&last, &made); err != nil {
+			return nil, 0, err
+		}
+		at[last] = timeOf(made)
+	}
+	return at, last, nil
 }
 
 func (w window) tokens(ctx context.Context, tx *sql.Tx) (list []Change, err error) {
