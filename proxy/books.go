@@ -24,7 +24,11 @@ func (x *exchange) refuse(err error) {
 		x.drop()
 		x.ctx.SetConnectionClose()
 		x.ctx.SetStatusCode(statusClientLeft)
+		client := x.client
 		x.close(codeClientLeft)
+		if client != nil { // one that has closed only its own side would read the 499
+			_ = client.Close()
+		}
 		return
 	}
 	var f *refusal
