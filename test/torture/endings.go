@@ -117,7 +117,7 @@ func endings(ctx context.Context, t *trial) error {
 	began := time.Now()
 	if t.database == onPostgres { // and its control plane and database die meanwhile
 		f.admin.patience = 15 * time.Second
-		f.besides(ctx, time.Second, func() { m.all(ctx, n) })
+		f.besides(ctx, 200*time.Millisecond, func() { m.all(ctx, n) })
 	} else {
 		m.all(ctx, n)
 	}

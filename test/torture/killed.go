@@ -49,7 +49,7 @@ func killed(ctx context.Context, t *trial) error {
 	var all sync.WaitGroup
 	all.Go(func() { l.run(loading, 24) })
 	if t.database == onPostgres {
-		all.Go(func() { f.besides(loading, time.Second, func() { <-loading.Done() }) })
+		all.Go(func() { f.besides(loading, warmUp, func() { <-loading.Done() }) })
 	}
 	kills, holds := 0, int64(0)
 	for loading.Err() == nil {
@@ -115,7 +115,7 @@ func planeKilled(ctx context.Context, t *trial) error {
 	defer stop()
 	var all sync.WaitGroup
 	all.Go(func() { l.run(loading, 16) })
-	pause(loading, 3*time.Second)
+	pause(loading, warmUp)
 	kinds := f.plane.troubles()
 	troubles, dark := 0, time.Duration(0)
 	for loading.Err() == nil {

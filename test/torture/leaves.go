@@ -129,7 +129,7 @@ func storm(ctx context.Context, t *trial) error {
 	loading, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
 	if t.database == onPostgres {
-		f.besides(ctx, time.Second, func() { l.run(loading, 200) })
+		f.besides(ctx, warmUp, func() { l.run(loading, 200) })
 	} else {
 		l.run(loading, 200)
 	}

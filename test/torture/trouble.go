@@ -70,9 +70,12 @@ func (p *plane) befall(ctx context.Context, b trouble, lasting time.Duration) er
 	return nil
 }
 
+// longest is how long a trouble lasts at most, beside a load.
+const longest = time.Second
+
 // harass lets one trouble follow another until stop is closed or ctx ends, each for
 // a random time up to longest, and says how many there were.
-func (p *plane) harass(ctx context.Context, stop <-chan struct{}, longest time.Duration) int {
+func (p *plane) harass(ctx context.Context, stop <-chan struct{}, calm time.Duration) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -84,7 +87,8 @@ func (p *plane) harass(ctx context.Context, stop <-chan struct{}, longest time.D
 	}()
 	all := p.troubles()
 	for i := 0; ; i++ {
-		pause(ctx, 200*time.Millisecond+rand.N(time.Duration(min(i, 1))*2*time.Second+100*time.Millisecond))
+		pause(ctx, calm)
+		calm = 200*time.Millisecond + rand.N(2*time.Second)
 		if ctx.Err() != nil {
 			return i
 		}
@@ -135,16 +139,20 @@ func troubled(ctx context.Context, t *trial) error {
 	return f.shows(ctx, "limit 1,000, cost 10, troubled", rounds, charged)
 }
 
-// besides runs do while the control plane is harassed.
-func (f *fleet) besides(ctx context.Context, longest time.Duration, do func()) {
+// warmUp is how long gateways take to lease what they need for the seconds to come.
+const warmUp = 4 * time.Second
+
+// besides runs do while the control plane is harassed, after some calm.
+func (f *fleet) besides(ctx context.Context, calm time.Duration, do func()) {
 	stop := make(chan struct{})
 	var all sync.WaitGroup
 	n := 0
-	all.Go(func() { n = f.plane.harass(ctx, stop, longest) })
+	all.Go(func() { n = f.plane.harass(ctx, stop, calm) })
 	do()
 	close(stop)
 	all.Wait()
 	f.t.figure("meanwhile %d troubles of %d kinds", n, min(n, len(f.plane.troubles())))
+	f.t.must(n > 0, "there was no trouble")
 }
 
 // account says what each replica did. Where nothing befell them they failed nobody.
