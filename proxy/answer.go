@@ -22,6 +22,9 @@ type answer struct {
 	n           int
 }
 
+// streams says whether the body is a stream of events to pass on.
+func (a *answer) streams() bool { return a.sse && a.status < 300 && !a.encoded }
+
 type passedHeader struct{ name, value []byte }
 
 const (

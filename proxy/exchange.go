@@ -65,6 +65,9 @@ type exchange struct {
 	slot    uint8  // index of target in serving.targets
 	out     []byte // the request's head and body, as sent
 	answer  answer
+	turn    int   // which of order has it
+	awaits  bool  // its answer was waited for when the watcher woke the exchange
+	unsent  error // of writing the request: the answer may come all the same
 	sent    time.Time
 	ended   time.Time // when the answer was read to its end
 	stream  stream
@@ -92,6 +95,8 @@ type life struct {
 	cause  atomic.Int32       // an abortCause; set once
 	doing  atomic.Int32       // a phase
 	since  atomic.Int64       // the watcher's clock when the phase began or last moved
+	spoke  atomic.Int64       // and when the client of a stream was last told that its call is alive
+	woken  bool               // the watcher interrupted the read from up
 
 	next, prev *exchange // in the watcher's list
 	listed     bool
@@ -191,6 +196,7 @@ func (x *exchange) reset() {
 	x.serving, x.left, x.order = nil, 0, x.order[:0]
 	x.target, x.slot, x.out = nil, 0, kept(x.out)
 	x.answer.status, x.answer.n = 0, 0 // readAnswer empties the rest
+	x.turn, x.awaits, x.unsent = 0, false, nil
 	x.sent, x.ended = time.Time{}, time.Time{}
 	x.stream = stream{out: kept(x.stream.out)}
 	x.spends, x.asked, x.most = nil, time.Time{}, most{}
@@ -200,7 +206,7 @@ func (x *exchange) reset() {
 	x.reached, x.owes, x.prior, x.emitted = false, false, bill{}, 0
 	x.rec = record.Record{}
 	x.life.up, x.life.cancel, x.life.next, x.life.prev, x.life.listed = nil, nil, nil, nil, false
-	x.life.gone, x.life.told = nil, false
+	x.life.gone, x.life.told, x.life.woken = nil, false, false
 	x.life.cause.Store(0)
 	x.life.doing.Store(0)
 }
@@ -230,6 +236,10 @@ func (x *exchange) detach() *upstreamConn {
 	x.life.mu.Lock()
 	c := x.life.up
 	x.life.up = nil
+	if x.life.woken { // whoever reads next is not meant
+		x.life.woken = false
+		_ = c.SetReadDeadline(time.Time{})
+	}
 	x.life.mu.Unlock()
 	return c
 }

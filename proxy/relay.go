@@ -26,27 +26,42 @@ var (
 
 // relay tries the targets in order and passes the first answer that counts.
 func (x *exchange) relay() error {
-	var err error
-	for i, slot := range x.order {
-		last := i == len(x.order)-1
-		x.slot = slot
-		t := &x.serving.targets[slot]
+	x.life.spoke.Store(x.s.watcher.clock.Load())
+	t, err := x.answered()
+	switch {
+	case err == nil:
+		return x.pass(t)
+	case err == errSilent:
+		return x.startEarly()
+	}
+	return x.upstreamFault(err)
+}
+
+// answered tries the targets, from the one whose turn it is, until an answer
+// counts. errSilent says that its head is still to come; called again it goes on.
+func (x *exchange) answered() (*servedTarget, error) {
+	for ; ; x.turn++ {
+		last := x.turn == len(x.order)-1
+		x.slot = x.order[x.turn]
+		t := &x.serving.targets[x.slot]
 		x.target = t.up
-		err = x.call1(t)
+		err := x.call1(t)
 		if err == nil {
 			x.owes = x.answer.status < 300
 			if !last && retryable(x.answer.status) {
 				x.passOver(t)
 				continue
 			}
-			return x.pass(t)
+			return t, nil
+		}
+		if err == errSilent {
+			return nil, err
 		}
 		x.drop()
 		if last || !errors.Is(err, errUnsent) || x.aborted() != notAborted {
-			break
+			return nil, err
 		}
 	}
-	return x.upstreamFault(err)
 }
 
 // retryable says whether a provider's status means that it did nothing and that
@@ -55,8 +70,12 @@ func retryable(status int) bool {
 	return status == 429 || status == 500 || status == 502 || status == 503 || status == 504
 }
 
-// call1 sends the call to one target and reads its answer's head.
+// call1 sends the call to one target, unless it has it already, and reads its
+// answer's head.
 func (x *exchange) call1(t *servedTarget) error {
+	if x.awaits {
+		return x.awaitHead()
+	}
 	x.enter(awaitsHead)
 	edit := dialect.Edit{Model: t.rename}
 	takeOut := false
@@ -79,19 +98,25 @@ func (x *exchange) call1(t *servedTarget) error {
 		return errClientLeft
 	}
 	x.reached, x.owes = true, true
-	_, werr := c.Write(x.out)
-	// An upstream may refuse and close before it has read the body: its answer
-	// still counts.
-	if err := c.readAnswer(&x.answer); err != nil {
-		if werr != nil {
-			err = werr
-		}
-		return err
-	}
-	if werr != nil {
+	_, x.unsent = c.Write(x.out)
+	return x.awaitHead()
+}
+
+// awaitHead reads the answer's head; errSilent: its client should hear something
+// meanwhile. An upstream may refuse and close before it has read the body: its
+// answer still counts.
+func (x *exchange) awaitHead() error {
+	err := x.life.up.readAnswer(&x.answer)
+	x.awaits = err != nil && x.woken(err)
+	switch {
+	case x.awaits:
+		return errSilent
+	case err != nil && x.unsent != nil:
+		return x.unsent
+	case x.unsent != nil:
 		x.answer.keep = false
 	}
-	return nil
+	return err
 }
 
 // connect takes a connection that lies idle, or dials: only that can last, so
@@ -205,17 +230,32 @@ func (x *exchange) upstreamFault(err error) error {
 
 // pass hands the answer to the client: as a stream where it is one, else whole.
 func (x *exchange) pass(t *servedTarget) error {
-	a := &x.answer
-	if a.status == 401 || a.status == 407 {
-		x.drop()
-		return refuse(codeUpstreamCredential, "Target %s refused the gateway's own credential. Your token is not the cause; tell the gateway's operator.", t.up.id)
+	if err := x.rejected(t); err != nil {
+		return err
 	}
 	x.setHead()
 	x.enter(awaitsBody)
-	if a.sse && a.status < 300 && !a.encoded {
+	if x.answer.streams() {
 		return x.startStream()
 	}
-	return x.passWhole(t)
+	body, err := x.takeWhole(t)
+	if err != nil {
+		x.ctx.Response.Reset()
+		return err
+	}
+	x.ctx.Response.SwapBody(body)
+	x.close("")
+	return nil
+}
+
+// rejected turns an answer that only the gateway's operator can mend into a
+// refusal.
+func (x *exchange) rejected(t *servedTarget) error {
+	if x.answer.status != 401 && x.answer.status != 407 {
+		return nil
+	}
+	x.drop()
+	return refuse(codeUpstreamCredential, "Target %s refused the gateway's own credential. Your token is not the cause; tell the gateway's operator.", t.up.id)
 }
 
 // setHead writes the answer's head: the allow-list and what is ours.
@@ -244,43 +284,41 @@ var (
 	headTarget            = []byte("X-Keeptrusts-Target")
 )
 
-// passWhole reads the answer to its end, so that a cut one is never told as
+// takeWhole reads the answer to its end, so that a cut one is never told as
 // whole, and meters it.
-func (x *exchange) passWhole(t *servedTarget) error {
+func (x *exchange) takeWhole(t *servedTarget) ([]byte, error) {
 	body, err := x.readWhole()
 	if err != nil {
 		if x.emitted = dialect.EmittedWhole(body); x.answer.length > maxWhole {
 			x.emitted = unseen
 		}
 		x.drop()
-		x.ctx.Response.Reset()
-		return x.upstreamFault(err)
+		return nil, x.upstreamFault(err)
 	}
 	if x.answer.encoded {
 		x.emitted = unseen
 		x.drop()
-		x.ctx.Response.Reset()
-		return refuse(codeUpstreamError, "Target %s sent a compressed answer that nobody asked for.", t.up.id)
+		return nil, refuse(codeUpstreamError, "Target %s sent a compressed answer that nobody asked for.", t.up.id)
 	}
 	if x.answer.status >= 400 && !t.up.secret.Empty() && bytes.Contains(body, []byte(t.up.secret.Reveal())) {
 		x.drop()
-		x.ctx.Response.Reset()
-		return refuse(codeUpstreamError, "Target %s answered %d with an error that can't be passed on.", t.up.id, x.answer.status)
+		return nil, refuse(codeUpstreamError, "Target %s answered %d with an error that can't be passed on.", t.up.id, x.answer.status)
 	}
 	if x.usage, x.metered = dialect.ReadUsage(body); !x.metered && x.owes {
 		x.emitted = dialect.EmittedWhole(body)
 	}
 	x.finishUpstream()
-	x.ctx.Response.SwapBody(body)
-	x.close("")
-	return nil
+	return body, nil
 }
 
 // readWhole reads the body into a buffer that the response will own. With an error
 // it returns what came.
 func (x *exchange) readWhole() ([]byte, error) {
 	a, c := &x.answer, x.life.up
-	body := x.ctx.Response.SwapBody(nil)[:0]
+	var body []byte
+	if x.stream.x == nil { // else it is not the response's: a stream is
+		body = x.ctx.Response.SwapBody(nil)[:0]
+	}
 	if a.length >= 0 {
 		if a.length > maxWhole {
 			return nil, errors.New("the answer is too large")
@@ -320,7 +358,7 @@ func (x *exchange) readWhole() ([]byte, error) {
 		if len(body) > maxWhole {
 			return body, errors.New("the answer is too large")
 		}
-		if err := c.fill(); err != nil {
+		if err := x.more(); err != nil {
 			if err == io.EOF && a.length == untilClose && x.aborted() == notAborted {
 				return body, nil
 			}

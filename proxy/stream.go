@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"strconv"
 	"time"
-
-	"github.com/keeptrusts/gateway/proxy/dialect"
 )
 
 // errCut ends a stream that must not look whole: fasthttp closes the connection
@@ -24,7 +23,11 @@ type stream struct {
 	left   int64 // of a body with a length
 	allotment
 	out    []byte // frameRoom bytes, then what goes on to the client
-	first  bool   // out holds what came with the head
+	heard  int64  // the watcher's clock when the client last got something
+	first  bool   // out holds what goes with the head
+	early  bool   // the client gets its head before the upstream has answered
+	marked bool   // a comment came first: a byte order mark would now spoil an event
+	bare   bool   // an HTTP/1.0 client's: without chunks
 	ended  bool   // the upstream's body was read to its end
 	closed bool
 }
@@ -32,9 +35,8 @@ type stream struct {
 // startStream takes what came with the head and hands the rest to fasthttp.
 func (x *exchange) startStream() error {
 	s := &x.stream
-	s.x, s.left = x, x.answer.length
-	x.rec.Stream = true
-	s.allot()
+	s.x = x
+	s.begin()
 	if err := s.take(); err != nil {
 		x.drop()
 		x.ctx.Response.Reset()
@@ -44,6 +46,19 @@ func (x *exchange) startStream() error {
 		return x.upstreamFault(err)
 	}
 	s.first = len(s.out) > frameRoom
+	return s.hand()
+}
+
+// begin readies the stream for the upstream's body.
+func (s *stream) begin() {
+	s.left = s.x.answer.length
+	s.x.rec.Stream = true
+	s.allot()
+}
+
+// hand makes the stream the response's body.
+func (s *stream) hand() error {
+	x := s.x
 	h := &x.ctx.Response.Header
 	h.SetCanonical(headCacheControl, valueNoCache)
 	if !x.ctx.Request.Header.IsHTTP11() {
@@ -77,49 +92,84 @@ func (s *stream) WriteTo(w io.Writer) (n int64, err error) {
 			err = errCut
 		}
 	}()
-	x := s.x
 	if s.first {
-		x.enter(writesClient)
+		if !s.early { // else the upstream's time goes on
+			s.x.enter(writesClient)
+		}
 		if _, err := w.Write(s.out[frameRoom:]); err != nil {
 			return 0, s.clientGone()
 		}
 	}
-	return 0, s.pump(func() error {
-		_, err := x.client.Write(frame(s.out))
-		return err
-	})
+	return 0, s.pump()
 }
 
 // pump reads and writes until the upstream's body ends.
-func (s *stream) pump(write func() error) error {
+func (s *stream) pump() error {
 	x := s.x
+	s.heard = x.s.watcher.clock.Load()
+	if s.early {
+		if err := s.await(); err != nil {
+			return err
+		}
+	}
 	for !s.ended {
 		x.enter(awaitsBody)
-		if err := x.life.up.fill(); err != nil {
-			if err == io.EOF && x.answer.length == untilClose && x.aborted() == notAborted {
-				s.ended = true
-				s.out = append(s.room(), x.meter.End()...)
-			} else {
-				return s.cut(write)
+		if err := x.more(); err == nil {
+			if err := s.pass(); err != nil {
+				return err
 			}
-		} else if err := s.take(); err != nil {
-			if len(s.out) > frameRoom { // what came before the fault
-				x.enter(writesClient)
-				if err := write(); err != nil {
-					return s.clientGone()
-				}
-			}
-			return s.cut(write)
-		}
-		if len(s.out) > frameRoom {
-			x.enter(writesClient)
-			if err := write(); err != nil {
+		} else if err == io.EOF && x.answer.length == untilClose && x.aborted() == notAborted {
+			s.ended = true
+			s.out = append(s.room(), x.meter.End()...)
+			if len(s.out) > frameRoom && s.write() != nil {
 				return s.clientGone()
 			}
+		} else {
+			return s.cut()
 		}
 	}
 	x.finishUpstream()
 	return nil
+}
+
+// pass takes what has come and writes it, also what came before a fault. A client
+// for which nothing was whole yet may be due a comment.
+func (s *stream) pass() error {
+	fault := s.take()
+	if len(s.out) > frameRoom {
+		if s.marked && bytes.HasPrefix(s.out[frameRoom:], byteOrderMark) {
+			s.out = append(s.out[:frameRoom], s.out[frameRoom+len(byteOrderMark):]...)
+		}
+		s.marked = false
+		if s.write() != nil {
+			return s.clientGone()
+		}
+	} else if every := s.x.rt.cfg.Limits.KeepaliveComment; every > 0 && fault == nil && !s.ended && s.comment() != nil {
+		return s.clientGone()
+	}
+	if fault != nil {
+		return s.cut()
+	}
+	return nil
+}
+
+var byteOrderMark = []byte("\ufeff")
+
+// write hands what lies in out to the client.
+func (s *stream) write() error {
+	s.x.enter(writesClient)
+	return s.send()
+}
+
+func (s *stream) send() (err error) {
+	x := s.x
+	if s.bare {
+		_, err = x.client.Write(s.out[frameRoom:])
+	} else {
+		_, err = x.client.Write(frame(s.out))
+	}
+	s.heard = x.s.watcher.clock.Load()
+	return err
 }
 
 func (s *stream) room() []byte {
@@ -178,7 +228,7 @@ func (s *stream) take() error {
 
 // cut ends a stream that did not end by itself: an error event where one can
 // stand, and no clean end.
-func (s *stream) cut(write func() error) error {
+func (s *stream) cut() error {
 	x := s.x
 	code, message := codeUpstreamError, "The provider broke off before its answer was whole."
 	switch x.aborted() {
@@ -195,18 +245,7 @@ func (s *stream) cut(write func() error) error {
 			code, message = codeUnavailable, "The control plane can't be reached, and what was reserved of the token's budgets is used up."
 		}
 	}
-	x.rec.Code = code
-	if x.meter.Boundary() {
-		r := rowByCode[code]
-		s.out = dialect.AppendErrorEvent(s.room(), dialect.AppendError(nil, dialect.Error{
-			Message: message, Type: r.kind, Code: code,
-		}), x.requestID())
-		x.enter(writesClient)
-		if err := write(); err != nil {
-			return s.clientGone()
-		}
-	}
-	return errCut
+	return s.endWith(code, message)
 }
 
 func (s *stream) clientGone() error {
@@ -234,7 +273,7 @@ func (s *stream) Close() error {
 // connection (RFC 9112 §6.1).
 func (s *stream) hijack() error {
 	x := s.x
-	head := append([]byte("HTTP/1.1 "), strconv.Itoa(x.answer.status)...)
+	head := append([]byte("HTTP/1.1 "), strconv.Itoa(x.ctx.Response.StatusCode())...)
 	head = append(head, " OK\r\nConnection: close\r\n"...)
 	for k, v := range x.ctx.Response.Header.All() {
 		if str(k) != "Content-Length" && str(k) != "Connection" && str(k) != "Transfer-Encoding" {
@@ -242,7 +281,7 @@ func (s *stream) hijack() error {
 		}
 	}
 	head = append(head, '\r', '\n')
-	first := s.first
+	s.bare = true
 	x.ctx.HijackSetNoResponse(true)
 	x.ctx.Hijack(func(c net.Conn) {
 		defer func() { _ = s.Close() }()
@@ -254,17 +293,14 @@ func (s *stream) hijack() error {
 		}()
 		w := bufio.NewWriter(c)
 		_, _ = w.Write(head)
-		if first {
+		if s.first {
 			_, _ = w.Write(s.out[frameRoom:])
 		}
 		if w.Flush() != nil {
 			_ = s.clientGone()
 			return
 		}
-		_ = s.pump(func() error {
-			_, err := c.Write(s.out[frameRoom:])
-			return err
-		})
+		_ = s.pump()
 	})
 	return nil
 }

@@ -136,6 +136,9 @@ func (w *watcher) look(now int64) {
 				x.abort(upstreamIdle)
 			}
 		}
+		if l.KeepaliveComment > 0 && x.call.Stream {
+			x.wake(now, l.KeepaliveComment)
+		}
 	}
 	w.ends, w.endsBefore = nil, w.ends
 }
