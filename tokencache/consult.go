@@ -77,9 +77,8 @@ func (c *Cache) replace(e, next *Entry) {
 	place := c.placing(&e.Digest)
 	place.Lock()
 	defer place.Unlock()
-	next.Notes.Used.Store(e.Notes.Used.Load())
 	if c.hot.admitted(&e.Digest) == e {
-		c.hot.put(next)
+		c.hot.put(next.follows(e))
 	}
 }
 

@@ -82,6 +82,14 @@ func newEntry(p *abac.Profile, d token.Digest, vouched time.Time) *Entry {
 	return e
 }
 
+// follows returns e, with when the one before it was last used; before may be nil.
+func (e *Entry) follows(before *Entry) *Entry {
+	if before != nil {
+		e.Notes.Used.CompareAndSwap(0, before.Notes.Used.Load())
+	}
+	return e
+}
+
 // shardOf spreads ids over the shards of the revocations: FNV-1a, folded.
 func shardOf(id string) uint8 {
 	h := uint32(2166136261)

@@ -87,12 +87,11 @@ func (f *Fill) flush() {
 		case old != nil && old.Revision > e.Revision:
 		case old != nil && old.Revision == e.Revision && !old.Vouched.Before(e.Vouched):
 		case old == nil && room == 0:
-		case c.revocations.covers(e):
 		default:
 			if old == nil {
 				room--
 			}
-			put = append(put, e)
+			put = append(put, c.current(e).follows(old))
 		}
 	}
 	c.metrics.notAdmitted.Add(c.hot.putAll(put))

@@ -100,6 +100,21 @@ func (h *hot) put(e *Entry) bool {
 	return true
 }
 
+// peek is admitted, and tells ristretto of a use only where there is an entry.
+func (h *hot) peek(d *token.Digest) *Entry {
+	if e := h.front.get(key(d), d); e != nil {
+		return e
+	}
+	g := h.of(d)
+	g.RLock()
+	_, ok := h.set.GetTTL(key(d))
+	g.RUnlock()
+	if !ok {
+		return nil
+	}
+	return h.admitted(d)
+}
+
 // putAll is put for many: one wait for all, and the count of those that were not
 // admitted. The digests must differ.
 func (h *hot) putAll(list []*Entry) (refused uint64) {
@@ -140,6 +155,20 @@ func (h *hot) hits() uint64 {
 func (h *hot) room() int64 { return max(h.set.RemainingCost(), 0) }
 
 func (h *hot) len() int64 { return h.set.MaxCost() - h.set.RemainingCost() }
+
+// clear empties the set; no put or drop may run beside it.
+func (h *hot) clear() {
+	h.closing.Store(true) // no evictions
+	for i := range h.gate {
+		h.gate[i].Lock()
+	}
+	h.set.Clear()
+	h.front.clear()
+	for i := range h.gate {
+		h.gate[i].Unlock()
+	}
+	h.closing.Store(false)
+}
 
 // close empties the set and stops its goroutines; get finds nothing afterwards.
 // No put or drop may run beside it or follow.

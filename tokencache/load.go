@@ -321,7 +321,7 @@ func (c *Cache) publish(e *Entry) *Entry {
 	if old != nil && old.ID == e.ID && old.Revision > e.Revision && c.fallback(old, c.now()) != nil {
 		return old // an answer from the past
 	}
-	if !c.hot.put(e) {
+	if !c.hot.put(e.follows(old)) {
 		c.metrics.notAdmitted.Add(1)
 	}
 	if f := c.filling.Load(); f != nil {

@@ -190,7 +190,7 @@ func (c *Cache) Upsert(d token.Digest, p *abac.Profile) {
 		c.hot.front.drop(key(&d)) // it may be being evicted, and there yet
 	case old != nil && old.ID == p.ID && old.Revision >= p.Revision:
 	case all || sameBudgets(old.Policy.Profile(), p):
-		c.hot.put(c.current(newEntry(p, d, c.now())))
+		c.hot.put(c.current(newEntry(p, d, c.now())).follows(old))
 	default:
 		c.hot.drop(&d)
 	}
