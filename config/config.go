@@ -33,6 +33,7 @@ type Config struct {
 	database string // embedded.database as written, relative to DataDir
 	sum      sum    // of the content this was parsed from; zero unless loaded from a file
 	secrets  []secretUse
+	bundles  []bundleUse
 	warnings Problems
 
 	targets  map[string]*Target
@@ -67,6 +68,7 @@ type Target struct {
 	ID          string // 1 to 64 of [A-Za-z0-9._-]
 	Provider    string // name of an adapter, see Providers
 	BaseURL     string // scheme://host[:port]/path, no trailing slash
+	CA          string // path of a PEM bundle, trusted instead of the system's; "": the system's
 	Secret      *SecretRef
 	Teams       []string // teams it is open to; empty: all
 	Dialects    []string // that it speaks without translation; never empty

@@ -27,7 +27,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.sum = sumOf(src, c.secrets)
+	c.sum = sumOf(src, c.secrets, c.bundles)
 	return c, nil
 }
 
@@ -131,12 +131,17 @@ func unreadable(b []byte) (at int, what string) {
 }
 
 // Warnings are what is probably not as meant, in a file that works, and now also
-// the secrets that can't be resolved at this moment.
+// the secrets and CA bundles that can't be used at this moment.
 func (c *Config) Warnings() []Problem {
 	out := slices.Clone(c.warnings)
 	for _, s := range c.secrets {
 		if _, err := s.ref.Resolve(); err != nil {
 			out = append(out, Problem{File: c.file, Line: s.line, Path: s.path, Message: err.Error(), Warning: true})
+		}
+	}
+	for _, b := range c.bundles {
+		if _, err := readBundle(b.file); err != nil {
+			out = append(out, Problem{File: c.file, Line: b.line, Path: b.path, Message: err.Error(), Warning: true})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Problem) int { return a.Line - b.Line })

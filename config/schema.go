@@ -104,6 +104,7 @@ func (r *reader) target(c *Config, n *yaml.Node, path string) Target {
 		field{"provider", r.text(&t.Provider, providerName)},
 		field{"base_url", r.text(&t.BaseURL, webURL, baseURL)},
 		field{"secret_key_ref", r.secretRef(c, &t.Secret)},
+		field{"ca", r.pathOf(c, func(p string) { t.CA = p }, "")},
 		field{"teams", r.texts(&t.Teams, 1, 1024, teamID)},
 		field{"dialects", r.texts(&t.Dialects, 1, len(dialects), oneOf(dialects...))},
 		field{"stream_usage", r.boolean(&t.StreamUsage)},
@@ -114,6 +115,12 @@ func (r *reader) target(c *Config, n *yaml.Node, path string) Target {
 	r.require(path, "id", "base_url")
 	if t.BaseURL != "" {
 		t.BaseURL = withVersion(trimURL(t.BaseURL))
+	}
+	if ca := join(path, "ca"); t.CA != "" {
+		c.bundles = append(c.bundles, bundleUse{t.CA, r.line(ca), ca})
+		if strings.HasPrefix(t.BaseURL, "http://") {
+			r.warn(r.line(ca), ca, "says nothing: base_url is http://, which nobody vouches for")
+		}
 	}
 	if t.OutputLimit == "" {
 		t.OutputLimit = outputLimitOf(t.Provider)

@@ -10,7 +10,7 @@ import (
 )
 
 // Watch compares the bytes of the file that c was loaded from, and of every secret
-// file that it refers to, with those that were known last, first with those that c
+// file and CA bundle that it refers to, with those that were known last, first with those that c
 // was loaded with: nothing that changes in between is missed. (Of a Config that comes
 // from Parse, with those there are when Watch begins.) It looks at each tick of every,
 // and at once on hup; it blocks until ctx ends.
@@ -20,7 +20,7 @@ import (
 // no override. An error, of reading, of the content or of apply, goes to failed, and
 // that content is not tried again until it changes or on hup.
 func (c *Config) Watch(ctx context.Context, every time.Duration, hup <-chan os.Signal, apply func(*Config) error, failed func(error)) {
-	w := &watcher{path: c.file, known: c.sum, secrets: c.secrets, pause: every / 8}
+	w := &watcher{path: c.file, known: c.sum, secrets: c.secrets, bundles: c.bundles, pause: every / 8}
 	if w.known == (sum{}) {
 		w.known = w.look().sum
 	}
@@ -57,12 +57,13 @@ func (c *Config) Watch(ctx context.Context, every time.Duration, hup <-chan os.S
 type watcher struct {
 	path    string
 	known   sum
-	src     []byte      // last seen, and the secrets that it refers to
+	src     []byte      // last seen, and what it refers to
 	secrets []secretUse // none when it is no valid file
+	bundles []bundleUse
 	pause   time.Duration
 }
 
-// sum stands for the content of a file and of the secret files that it names.
+// sum stands for the content of a file and of the files that it names.
 type sum [sha256.Size]byte
 
 // sight is what a look found.
@@ -92,15 +93,15 @@ func (s sight) config(path string) (*Config, error) {
 func (w *watcher) look() sight {
 	src, err := readAtMost(w.path, maxFile)
 	if err != nil {
-		return sight{sum: sumOf([]byte("\x00"+err.Error()), nil), err: err}
+		return sight{sum: sumOf([]byte("\x00"+err.Error()), nil, nil), err: err}
 	}
 	if !bytes.Equal(src, w.src) {
-		w.src, w.secrets = src, nil
+		w.src, w.secrets, w.bundles = src, nil, nil
 		if c, err := Parse(w.path, src); err == nil {
-			w.secrets = c.secrets
+			w.secrets, w.bundles = c.secrets, c.bundles
 		}
 	}
-	return sight{sum: sumOf(src, w.secrets), src: src}
+	return sight{sum: sumOf(src, w.secrets, w.bundles), src: src}
 }
 
 // settled looks until two looks in a row agree, so that a file that is being written
@@ -124,24 +125,28 @@ func (w *watcher) settled(ctx context.Context) (s sight, still bool) {
 	return s, false
 }
 
-// sumOf digests src with every secret file that is referred to, as they are now.
-func sumOf(src []byte, secrets []secretUse) sum {
+// sumOf digests src with every file that is referred to, as they are now.
+func sumOf(src []byte, secrets []secretUse, bundles []bundleUse) sum {
 	h := sha256.New()
 	put := func(b []byte) {
 		_ = binary.Write(h, binary.BigEndian, uint64(len(b)))
 		_, _ = h.Write(b)
 	}
-	put(src)
-	for _, s := range secrets {
-		path := s.ref.path()
-		if path == "" {
-			continue
-		}
-		b, err := readAtMost(path, maxSecret)
+	file := func(path string, limit int64) {
+		b, err := readAtMost(path, limit)
 		if err != nil {
 			b = []byte("\x00" + err.Error())
 		}
 		put(b)
+	}
+	put(src)
+	for _, s := range secrets {
+		if path := s.ref.path(); path != "" {
+			file(path, maxSecret)
+		}
+	}
+	for _, b := range bundles {
+		file(b.file, maxBundle)
 	}
 	return sum(h.Sum(nil))
 }

@@ -122,6 +122,22 @@ func TestAFileThatWasNotLoadedCountsAsKnownWhenTheWatchBegins(t *testing.T) {
 	})
 }
 
+func TestACABundleIsWatchedAsTheFileIs(t *testing.T) {
+	const content = "gateway_id: a\nproviders: {targets: [{id: a, base_url: \"https://a.example\", ca: bundle}]}\n"
+	watch(t, content, func(w *watched) {
+		w.expect(10*every, "a bundle that is not there", "", "")
+		w.write("bundle", "one")
+		w.expect(2*every, "it has come", "a", "")
+		w.expect(10*every, "nothing changed", "", "")
+		w.write("bundle", "two")
+		w.expect(2*every, "it changed", "a", "")
+		w.write("gateway.yaml", "gateway_id: b")
+		w.expect(2*every, "it is named no more", "b", "")
+		w.write("bundle", "three")
+		w.expect(10*every, "and does not count", "", "")
+	})
+}
+
 func TestContentThatFailsIsNotTriedAgainUntilItChanges(t *testing.T) {
 	watch(t, "gateway_id: a", func(w *watched) {
 		w.write("gateway.yaml", "gateway_id: [")

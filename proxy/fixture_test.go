@@ -487,6 +487,11 @@ func scripted(t testing.TB, serve func(c *callee)) *upstreamScript {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return scriptedOn(t, ln, serve)
+}
+
+// scriptedOn is scripted on a listener of the test's choice.
+func scriptedOn(t testing.TB, ln net.Listener, serve func(c *callee)) *upstreamScript {
 	u := &upstreamScript{t: t, ln: ln, url: "http://" + ln.Addr().String()}
 	u.wait.Add(1)
 	go func() {

@@ -1,14 +1,15 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,12 +39,15 @@ var (
 type upstream struct {
 	id          string
 	idBytes     []byte
-	address     string // host:port to dial
+	name        string // of its host, or an address, to dial
+	port        uint16
 	host        string // the Host header
 	path        string // of the base URL, without a trailing slash
 	secret      token.Secret
 	headers     string // configured ones, as header lines
 	tls         *tls.Config
+	roots       *x509.CertPool // nil: the system's
+	resolver    *net.Resolver  // nil: the system's
 	streamUsage bool
 	outputLimit string        // the field that limits output
 	source      config.Target // what it was made from; a reload with the same keeps the connections
@@ -53,7 +57,7 @@ type upstream struct {
 	retired bool
 }
 
-// newUpstream compiles a target. It resolves the secret now.
+// newUpstream compiles a target. It resolves the secret and reads the CA bundle now.
 func newUpstream(t *config.Target) (*upstream, error) {
 	u, err := url.Parse(t.BaseURL)
 	if err != nil {
@@ -63,16 +67,24 @@ func newUpstream(t *config.Target) (*upstream, error) {
 		id: t.ID, idBytes: []byte(t.ID), host: u.Host, path: strings.TrimSuffix(u.EscapedPath(), "/"),
 		streamUsage: t.StreamUsage, outputLimit: t.OutputLimit, source: *t,
 	}
-	port := u.Port()
+	up.name, up.port = u.Hostname(), 80
 	if u.Scheme == "https" {
-		up.tls = &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
-		if port == "" {
-			port = "443"
+		if up.roots, err = t.Roots(); err != nil {
+			return nil, fmt.Errorf("target %s: %w", t.ID, err)
 		}
-	} else if port == "" {
-		port = "80"
+		up.port = 443
+		up.tls = &tls.Config{
+			ServerName: up.name, RootCAs: up.roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+			ClientSessionCache: tls.NewLRUClientSessionCache(16),
+		}
 	}
-	up.address = net.JoinHostPort(u.Hostname(), port)
+	if p := u.Port(); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("target %s: base_url: the port is no number up to 65535", t.ID)
+		}
+		up.port = uint16(n)
+	}
 	if t.Secret != nil {
 		s, err := t.Secret.Resolve()
 		if err != nil {
@@ -91,12 +103,26 @@ func newUpstream(t *config.Target) (*upstream, error) {
 // upstreamConn is a connection to a target and what was read from it and not yet
 // used. It belongs to one exchange at a time.
 type upstreamConn struct {
-	net.Conn
-	raw  syscall.RawConn
-	buf  []byte // buf[r:w] is unread
-	r, w int
-	idle time.Time // since when it lies idle
+	net.Conn // TLS where the target has it
+	socket   net.Conn
+	raw      syscall.RawConn
+	buf      []byte // buf[r:w] is unread
+	r, w     int
+	idle     time.Time // since when it lies idle
+	until    time.Time // taken for no call after this; zero: no bound
 }
+
+// Close cuts the connection at once. TLS would say goodbye first, and wait for a peer
+// that does not read, which whoever aborts an exchange can't.
+func (c *upstreamConn) Close() error {
+	if c.socket == nil {
+		return c.Conn.Close()
+	}
+	return c.socket.Close()
+}
+
+// aged says whether its address may no longer be what DNS gives.
+func (c *upstreamConn) aged(now time.Time) bool { return !c.until.IsZero() && now.After(c.until) }
 
 // takeIdle returns a connection that lies idle and is known alive; nil: there is
 // none. A POST is never sent twice, so a connection that died in the pool must be
@@ -113,42 +139,24 @@ func (u *upstream) takeIdle(now time.Time) *upstreamConn {
 		u.idle[n-1] = nil
 		u.idle = u.idle[:n-1]
 		u.mu.Unlock()
-		if age := now.Sub(c.idle); age < trustedIdle || age < maxIdleAge && c.alive() {
+		if age := now.Sub(c.idle); !c.aged(now) && (age < trustedIdle || age < maxIdleAge && c.alive()) {
 			return c
 		}
-		_ = c.Close()
+		_ = c.Conn.Close()
 	}
-}
-
-// dial connects; ctx bounds it.
-func (u *upstream) dial(ctx context.Context) (*upstreamConn, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "tcp", u.address)
-	if err != nil {
-		return nil, err
-	}
-	c := &upstreamConn{Conn: nc, buf: make([]byte, upstreamBuffer)}
-	if t, ok := nc.(*net.TCPConn); ok {
-		c.raw, _ = t.SyscallConn()
-	}
-	if u.tls != nil {
-		tc := tls.Client(nc, u.tls)
-		if err := tc.HandshakeContext(ctx); err != nil {
-			_ = nc.Close()
-			return nil, err
-		}
-		c.Conn = tc
-	}
-	return c, nil
 }
 
 // same says whether a target stayed what it was over a reload.
 func (u *upstream) same(v *upstream) bool {
-	return u.secret.Digest() == v.secret.Digest() && reflect.DeepEqual(u.source, v.source)
+	return u.secret.Digest() == v.secret.Digest() && u.roots.Equal(v.roots) && reflect.DeepEqual(u.source, v.source)
 }
 
 // release gives back a connection whose answer was read to its end.
 func (u *upstream) release(c *upstreamConn, now time.Time) {
+	if c.aged(now) {
+		_ = c.Conn.Close()
+		return
+	}
 	if c.r != c.w { // bytes that nobody asked for
 		_ = c.Close()
 		return
@@ -174,7 +182,7 @@ func (u *upstream) retire() {
 	u.idle, u.retired = nil, true
 	u.mu.Unlock()
 	for _, c := range idle {
-		_ = c.Close()
+		_ = c.Conn.Close()
 	}
 }
 
