@@ -26,8 +26,7 @@ type Standing struct {
 // Standing returns where these budgets of an org stand now, by id; those that do
 // not exist are left out.
 func (s *Store) Standing(ctx context.Context, org string, ids ...string) (map[string]Standing, error) {
-	// One transaction sees one moment.
-	tx, err := s.read.BeginTx(ctx, nil)
+	tx, err := s.moment(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read standing: %w", err)
 	}

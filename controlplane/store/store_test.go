@@ -47,7 +47,7 @@ func contract(t *testing.T, fresh func(*testing.T) *Store) {
 		{"the audit log is only added to", appendOnly},
 		{"instances are forgotten after their own time", instances},
 		{"revisions rise in the order of commits under parallel writers", ordered},
-	}, leasing, shortages, recalling, endings, limits, accounts, watched, snapshots) {
+	}, leasing, shortages, recalling, endings, limits, accounts, standings, watched, snapshots) {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fresh(t)) })
 	}
 }
