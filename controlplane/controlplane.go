@@ -34,7 +34,7 @@ const (
 // Options are what a Server is made of.
 type Options struct {
 	// Store must be open; it stays the caller's to close, after the last request. It
-	// takes this Server's clock.
+	// takes this Server's clock, where Now is set.
 	Store *store.Store
 	// AdminToken opens the administrator's endpoints; empty: nothing does.
 	AdminToken token.Secret
@@ -91,8 +91,9 @@ func New(o Options) (*Server, error) {
 	}
 	if s.now == nil {
 		s.now = time.Now
+	} else {
+		s.store.Clock(s.now)
 	}
-	s.store.Clock(s.now)
 	var err error
 	s.store.Moved(s.changed)
 	if s.metrics, err = newMetrics(o.Registerer, s.hub.len); err != nil {

@@ -62,7 +62,7 @@ func openPlane(ctx context.Context, o planeOptions) (*plane, error) {
 		return nil, err
 	}
 	server, err := controlplane.New(controlplane.Options{
-		Store: s, AdminToken: o.admin, Log: o.log.Named("control-plane"), Now: time.Now, Registerer: o.registry, LegacyPrefixes: o.legacy,
+		Store: s, AdminToken: o.admin, Log: o.log.Named("control-plane"), Registerer: o.registry, LegacyPrefixes: o.legacy,
 	})
 	if err != nil {
 		_ = s.Close()

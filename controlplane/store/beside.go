@@ -8,8 +8,13 @@ import (
 
 // beside runs f in one write transaction, as Update does, but without the lock that
 // orders changes: f must take no revision. Who waits for a turn gives up when ctx
-// ends; once begun, f is not interrupted.
+// ends; once begun, f is not interrupted. What f does must be harmless when it is done
+// again: where the connection breaks amid a commit, f runs once more.
 func (s *Store) beside(ctx context.Context, f func(context.Context, *Tx) error) error {
+	return retried(ctx, func() error { return s.besideOnce(ctx, f) }, func(err error) bool { return again(err) || lost(err) })
+}
+
+func (s *Store) besideOnce(ctx context.Context, f func(context.Context, *Tx) error) error {
 	conn, err := s.write.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
@@ -17,22 +22,22 @@ func (s *Store) beside(ctx context.Context, f func(context.Context, *Tx) error) 
 	defer func() { _ = conn.Close() }()
 	// Without an end: the driver watches over each statement of a context that may end.
 	ctx = context.WithoutCancel(ctx)
-	return retried(func() error {
-		tx, err := conn.BeginTx(ctx, nil)
-		if err != nil {
-			return fmt.Errorf("begin: %w", err)
-		}
-		defer func() { _ = tx.Rollback() }()
-		t := s.begun(tx, s.clock())
-		if err := t.turn(ctx); err != nil {
-			return err
-		}
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	t := s.begun(tx, s.clock())
+	if err := t.turn(ctx); err != nil {
+		return err
+	}
+	if !s.turns || s.clocked {
 		t.now = s.clock() // after the wait
-		if err := f(ctx, t); err != nil {
-			return err
-		}
-		return s.commit(ctx, t)
-	})
+	}
+	if err := f(ctx, t); err != nil {
+		return err
+	}
+	return s.commit(ctx, t)
 }
 
 // statements are those that a call of a gateway runs many times, prepared on the

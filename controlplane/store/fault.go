@@ -30,13 +30,23 @@ func again(err error) bool {
 	return false
 }
 
-// lost says whether the connection ended, or the server does: what was not committed
-// by then has not happened, and whether what was being committed has, nobody knows.
+// unsure is the error of a commit: it may have taken place where the connection broke.
+type unsure struct{ err error }
+
+func (u *unsure) Error() string { return "commit: " + u.err.Error() }
+func (u *unsure) Unwrap() error { return u.err }
+
+// lost says whether a connection ended that was there: what was not committed by then
+// has not happened.
 func lost(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		// admin_shutdown, crash_shutdown, cannot_connect_now; connection exceptions
 		return pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03" || strings.HasPrefix(pg.Code, "08")
+	}
+	var refused *pgconn.ConnectError
+	if errors.As(err, &refused) {
+		return false // the next one will be, too
 	}
 	var network net.Error
 	return pgconn.SafeToRetry(err) || errors.As(err, &network) && !network.Timeout() ||

@@ -52,11 +52,13 @@ type Store struct {
 
 	config   *pgx.ConnConfig // of PostgreSQL, for a connection beside those of write
 	notifies bool
+	clocked  bool // clock was set
 }
 
-// Clock sets the clock of budgets' windows and leases, time.Now unless set. It must
-// be set before the first call.
-func (s *Store) Clock(now func() time.Time) { s.clock = now }
+// Clock sets the clock of budgets' windows and leases: unless it is set they go by
+// time.Now, or where the database is Shared by its server's. It must be set before the
+// first call.
+func (s *Store) Clock(now func() time.Time) { s.clock, s.clocked = now, true }
 
 // Moved sets what is called after each commit that took a revision, or after which
 // Recalls has something to tell; it must return at once. It must be set before the first call.
@@ -172,6 +174,7 @@ type Tx struct {
 	taken int64 // the turn, once it was taken
 
 	notifies bool // as the store's
+	clocked  bool // as the store's
 	moved    bool // a revision was taken
 	told     bool // a recall is to be told
 	reported bool // an instance told how far it is
@@ -182,12 +185,16 @@ type Tx struct {
 // f's error. Where the database asks for it, f runs again from the start, so it
 // must have no effect but through its Tx.
 func (s *Store) Update(ctx context.Context, now time.Time, f func(*Tx) error) error {
-	return retried(func() error { return s.updateOnce(ctx, now, f) })
+	return retried(ctx, func() error { return s.updateOnce(ctx, now, f) }, func(err error) bool {
+		// A change that may have been committed could be made twice.
+		var doubt *unsure
+		return again(err) || lost(err) && !errors.As(err, &doubt)
+	})
 }
 
-func retried(once func() error) error {
+func retried(ctx context.Context, once func() error, more func(error) bool) error {
 	for try := 1; ; try++ {
-		if err := once(); err == nil || !again(err) || try == attempts {
+		if err := once(); err == nil || !more(err) || try == attempts || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -211,7 +218,7 @@ func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error
 }
 
 func (s *Store) begun(tx *sql.Tx, now time.Time) *Tx {
-	return &Tx{tx: tx, now: now, stmts: s.stmts, turns: s.turns, notifies: s.notifies}
+	return &Tx{tx: tx, now: now, stmts: s.stmts, turns: s.turns, notifies: s.notifies, clocked: s.clocked}
 }
 
 func (s *Store) commit(ctx context.Context, t *Tx) error {
@@ -219,7 +226,7 @@ func (s *Store) commit(ctx context.Context, t *Tx) error {
 		return err
 	}
 	if err := t.tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return &unsure{err}
 	}
 	if t.moved || t.told && s.turns {
 		s.moved()
