@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,6 +53,7 @@ type watching struct {
 	instance store.Instance
 	wake     chan struct{} // of one: news that nobody took stays one
 	end      chan struct{} // closed when the instance signs off
+	noted    atomic.Bool   // it was tried to note it as live
 
 	mu      sync.Mutex
 	recalls map[recallKey]int64 // the latest phase of each
@@ -151,13 +153,18 @@ func (h *hub) dismiss(i store.Instance) (release func()) {
 	h.noting.Lock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.end(i)
+	return h.noting.Unlock
+}
+
+// end ends the watches of an instance. h.mu is held.
+func (h *hub) end(i store.Instance) {
 	for w := range h.watches {
 		if sameInstance(w.instance, i) {
 			delete(h.watches, w)
 			close(w.end)
 		}
 	}
-	return h.noting.Unlock
 }
 
 // feed reads for all watches how far the database has come, until there is none.
@@ -278,7 +285,9 @@ func (s *Server) note(ctx context.Context) {
 	}
 }
 
-// noteWatches keeps the instances that watch from being forgotten.
+// noteWatches keeps the instances that watch from being forgotten. One that is no
+// longer known has signed off, through another process too: its watch ends. One that
+// lives comes back.
 func (s *Server) noteWatches(ctx context.Context) {
 	s.hub.noting.Lock()
 	defer s.hub.noting.Unlock()
@@ -286,13 +295,29 @@ func (s *Server) noteWatches(ctx context.Context) {
 	s.hub.mu.Lock()
 	list := make([]store.Instance, 0, len(s.hub.watches))
 	for w := range s.hub.watches {
-		i := w.instance
-		i.WatchedUntil = now.Add(liveFor)
-		list = append(list, i)
+		if w.noted.Load() {
+			list = append(list, w.instance)
+		}
 	}
 	s.hub.mu.Unlock()
-	if err := s.store.Update(ctx, now, func(tx *store.Tx) error { return tx.Hear(ctx, list...) }); err != nil && ctx.Err() == nil {
-		s.log.Warn("the live watches could not be noted", zap.Error(err))
+	if len(list) == 0 {
+		return
+	}
+	var gone []store.Instance
+	err := s.store.Update(ctx, now, func(tx *store.Tx) (err error) {
+		gone, err = tx.Watch(ctx, list, now.Add(liveFor))
+		return err
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Warn("the live watches could not be noted", zap.Error(err))
+		}
+		return
+	}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	for _, i := range gone {
+		s.hub.end(i)
 	}
 }
 

@@ -75,6 +75,7 @@ func (v *watch) begin(ctx context.Context, since int64) (end func(), first store
 	if err := s.store.Update(ctx, s.now(), func(tx *store.Tx) error { return tx.Hear(ctx, i) }); err != nil {
 		s.log.Warn("a watch could not be noted", zap.String("gateway_id", i.GatewayID), zap.Error(err))
 	}
+	v.w.noted.Store(true)
 	if since == FromHead {
 		if since, err = s.store.Head(ctx); err == nil {
 			first.UpTo = since

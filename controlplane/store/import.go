@@ -151,10 +151,12 @@ func places(from, n int) string {
 }
 
 // rowPlaces writes n rows of places.
-func rowPlaces(n, width int) string {
+func rowPlaces(n, width int) string { return placesFrom(1, n, width) }
+
+func placesFrom(from, n, width int) string {
 	rows := make([]string, n)
 	for i := range rows {
-		rows[i] = places(1+i*width, width)
+		rows[i] = places(from+i*width, width)
 	}
 	return strings.Join(rows, ",")
 }

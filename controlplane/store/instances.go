@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -31,10 +33,11 @@ func (i *Instance) Watching(now time.Time) bool { return i.WatchedUntil.After(no
 // Hear notes that instances were heard at the transaction's time. A revision that
 // is lower than the known one or was never given here, an empty Folder and a zero
 // WatchedUntil change nothing. All that were not heard for longer than their own
-// MaxStale are forgotten, as are those whose data folder another one runs from now.
+// MaxStale and do not watch are forgotten, as are those whose data folder another one
+// runs from now.
 func (t *Tx) Hear(ctx context.Context, list ...Instance) error {
-	if _, err := t.tx.ExecContext(ctx, `DELETE FROM instances WHERE last_seen + max_stale < $1`,
-		micros(t.now.Add(-HearEvery))); err != nil {
+	if _, err := t.tx.ExecContext(ctx, `DELETE FROM instances WHERE last_seen + max_stale < $1 AND watching < $2`,
+		micros(t.now.Add(-HearEvery)), micros(t.now)); err != nil {
 		return fmt.Errorf("forget instances: %w", err)
 	}
 	for i := range list {
@@ -74,6 +77,40 @@ func (t *Tx) hear(ctx context.Context, i *Instance) error {
 	return nil
 }
 
+// Watch notes that instances have a live watch until a time, and were heard, and
+// returns those that were forgotten: they signed off, through any process.
+func (t *Tx) Watch(ctx context.Context, list []Instance, until time.Time) (gone []Instance, err error) {
+	type key struct{ org, gateway, instance string }
+	for part := range slices.Chunk(list, importAtOnce) {
+		args := []any{micros(t.now), micros(until)}
+		for i := range part {
+			args = append(args, part[i].OrgID, part[i].GatewayID, part[i].ID)
+		}
+		rows, err := t.tx.QueryContext(ctx, `UPDATE instances SET last_seen = $1, watching = $2
+			WHERE (org_id, gateway_id, instance) IN (VALUES `+placesFrom(3, len(part), 3)+`) RETURNING org_id, gateway_id, instance`, args...)
+		if err != nil {
+			return nil, fmt.Errorf("note watches: %w", err)
+		}
+		there := make(map[key]bool, len(part))
+		for rows.Next() {
+			var k key
+			if err := rows.Scan(&k.org, &k.gateway, &k.instance); err != nil {
+				return nil, errors.Join(fmt.Errorf("note watches: %w", err), rows.Close())
+			}
+			there[k] = true
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, fmt.Errorf("note watches: %w", err)
+		}
+		for i := range part {
+			if !there[key{part[i].OrgID, part[i].GatewayID, part[i].ID}] {
+				gone = append(gone, part[i])
+			}
+		}
+	}
+	return gone, nil
+}
+
 // Unwatched notes that an instance's watch ended.
 func (t *Tx) Unwatched(ctx context.Context, i Instance) error {
 	if _, err := t.tx.ExecContext(ctx, `UPDATE instances SET watching = 0
@@ -93,12 +130,12 @@ func (t *Tx) Forget(ctx context.Context, org, gateway, instance string) error {
 }
 
 // Instances lists those of an org, or of all where org is "", that were heard
-// within their own MaxStale before now, by gateway, org and instance.
+// within their own MaxStale before now or watch, by gateway, org and instance.
 func (s *Store) Instances(ctx context.Context, org string, now time.Time) ([]Instance, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT org_id, gateway_id, instance, build, max_stale, last_seen, folder,
 		watching, revision FROM instances
-		WHERE ($1 = '' OR org_id = $1) AND last_seen + max_stale >= $2 ORDER BY gateway_id, org_id, instance`,
-		org, micros(now.Add(-HearEvery)))
+		WHERE ($1 = '' OR org_id = $1) AND (last_seen + max_stale >= $2 OR watching > $3) ORDER BY gateway_id, org_id, instance`,
+		org, micros(now.Add(-HearEvery)), micros(now))
 	if err != nil {
 		return nil, fmt.Errorf("list instances: %w", err)
 	}
