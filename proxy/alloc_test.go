@@ -10,6 +10,7 @@ import (
 
 	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/budget"
+	"github.com/keeptrusts/gateway/token"
 )
 
 // generous is a control plane that grants whatever is wanted and keeps nothing: its
@@ -76,5 +77,36 @@ func TestBudgetsAndRateLimitsCostNoAllocation(t *testing.T) {
 	}
 	if with > without+1 {
 		t.Errorf("%v allocations more", with-without)
+	}
+}
+
+// Refusals come by the thousand a second, from whoever likes: each leaves little behind.
+func TestARefusedCredentialCostsFewAllocations(t *testing.T) {
+	m := start(t, plainConfig("http://127.0.0.1:9/v1"))
+	for _, tc := range []struct {
+		name, key string
+		most      float64
+	}{
+		{"not of a token's form", "kt_live_x", 2},
+		{"nobody's", token.Mint().Reveal(), 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := m.dial()
+			raw, answer := []byte("GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+tc.key+"\r\n\r\n"), make([]byte, 64<<10)
+			once := func() {
+				_, _ = w.Write(raw)
+				for n := 0; !bytes.HasSuffix(answer[:n], []byte("}}")); {
+					k, err := w.Read(answer[n:])
+					if err != nil {
+						t.Fatalf("%v after %q", err, answer[:n])
+					}
+					n += k
+				}
+			}
+			once()
+			if got := testing.AllocsPerRun(2000, once); got > tc.most {
+				t.Errorf("%v allocations, at most %v; %.200q", got, tc.most, answer)
+			}
+		})
 	}
 }

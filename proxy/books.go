@@ -34,7 +34,7 @@ func (x *exchange) refuse(err error) {
 	var f *refusal
 	if !errors.As(err, &f) {
 		x.s.log.Error("a room returned an error that is no refusal", zap.String("request_id", x.requestID()), zap.Error(err))
-		f = refuse(codeInternal, "A fault of the gateway's own. Tell its operator the request id.")
+		f = refuse(codeInternal, ownFault)
 	}
 	ctx, h := x.ctx, &x.ctx.Response.Header
 	ctx.SetStatusCode(f.row.status)
@@ -57,8 +57,12 @@ func (x *exchange) refuse(err error) {
 	}
 	if f.close || x.bodyUnread() {
 		ctx.SetConnectionClose()
+		if x.client != nil {
+			x.client.limits.lingers.Store(x.client.state != connHead)
+		}
 	}
-	ctx.SetBody(dialect.AppendError(nil, dialect.Error{
+	var room [640]byte // refusals come by the thousand
+	ctx.SetBody(dialect.AppendError(room[:0], dialect.Error{
 		Message: f.message, Type: f.row.kind, Param: f.param, Code: f.row.code,
 	}))
 	x.close(f.row.code)
@@ -201,9 +205,12 @@ func (x *exchange) claim(b []byte) string {
 	return str(b[:min(len(b), maxClaim)])
 }
 
-// panicked notes a fault of ours. The stack names functions; the value may hold a
+// panicked notes a fault of ours in a request.
+func (s *Server) panicked(x *exchange, v any) { s.faulted(v, zap.String("request_id", x.requestID())) }
+
+// faulted notes a fault of ours. The stack names functions; the value may hold a
 // caller's bytes, so only its type is told.
-func (s *Server) panicked(x *exchange, v any) {
+func (s *Server) faulted(v any, more ...zap.Field) {
 	s.metrics.panics.Inc()
-	s.log.Error("panic", zap.String("request_id", x.requestID()), zap.String("type", typeName(v)), zap.ByteString("stack", debug.Stack()))
+	s.log.Error("panic", append(more, zap.String("type", typeName(v)), zap.ByteString("stack", debug.Stack()))...)
 }

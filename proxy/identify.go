@@ -72,7 +72,7 @@ func (x *exchange) credential() (token.Digest, error) {
 	}
 	switch {
 	case h.credentials == 0:
-		return token.Digest{}, refuse(codeInvalidAPIKey, "You didn't provide an API key. %s", challenge)
+		return token.Digest{}, refuse(codeInvalidAPIKey, "You didn't provide an API key. "+challenge)
 	case h.credentials > 1:
 		return token.Digest{}, refuse(codeMultiple, "More than one of Authorization, api-key and x-api-key: send exactly one credential.")
 	}
@@ -81,7 +81,7 @@ func (x *exchange) credential() (token.Digest, error) {
 		scheme, rest, ok := bytes.Cut(b, space)
 		if !ok || !strings.EqualFold(str(scheme), "bearer") {
 			x.s.tokens.CountMalformed()
-			return token.Digest{}, refuse(codeInvalidAPIKey, "The Authorization header holds no bearer token. %s", challenge)
+			return token.Digest{}, refuse(codeInvalidAPIKey, "The Authorization header holds no bearer token. "+challenge)
 		}
 		b = trimOWS(rest)
 	}
@@ -95,7 +95,7 @@ func (x *exchange) credential() (token.Digest, error) {
 		return token.Sum(b), nil
 	}
 	x.s.tokens.CountMalformed()
-	return token.Digest{}, refuse(codeInvalidAPIKey, "Incorrect API key provided: it is not of a token's form. %s", challenge)
+	return token.Digest{}, refuse(codeInvalidAPIKey, "Incorrect API key provided: it is not of a token's form. "+challenge)
 }
 
 // known takes what the cache has of a digest.

@@ -129,7 +129,10 @@ func refuse(code, format string, args ...any) *refusal {
 	if r == nil {
 		panic("BUG: no row for " + code)
 	}
-	f := &refusal{row: r, message: fmt.Sprintf(format, args...)}
+	f := &refusal{row: r, message: format}
+	if len(args) > 0 {
+		f.message = fmt.Sprintf(format, args...)
+	}
 	if r.status == 503 {
 		f.retryAfter = 1
 	}
