@@ -3,9 +3,11 @@ package proxy
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // errFraming ends fasthttp's reading of a head that framing refused.
@@ -21,13 +23,14 @@ type conn struct {
 	remote  string // the client's address, without its port
 	maxHead int
 	once    sync.Once
-	limits  deadlines
+	limits  bounds
 
 	state    connState
 	bodyLeft int64
 	chunks   dechunker
 	head     []byte // a head that came in pieces
 	blank    bool   // an empty line was passed before this head
+	asked    bool   // a request has come over this connection
 	fault    string // what is wrong with the head that comes next; "" nothing
 	tooLarge bool   // the fault is its size
 	owed     bool   // fasthttp has not been shown that there is a head
@@ -47,6 +50,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.state == connFault {
 		return c.fail(p)
 	}
+	if c.asked && c.state == connHead && c.s.draining.Load() == refusing && !c.began() && !c.pending() {
+		return 0, io.EOF // a stream's head could not say that the connection closes after it
+	}
 	n, err := c.TCPConn.Read(p)
 	if n == 0 {
 		return n, err
@@ -59,6 +65,22 @@ func (c *conn) Read(p []byte) (int, error) {
 		return c.fail(p)
 	}
 	return ok, nil
+}
+
+// pending says whether the client has sent what is not read yet, or has left.
+func (c *conn) pending() bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	idle := false
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		idle = err == syscall.EAGAIN
+		return true
+	})
+	return err != nil || !idle
 }
 
 // fail ends the reading. A head that is refused opens with a byte all the same:
@@ -153,7 +175,7 @@ func (c *conn) watchHead(p []byte) int {
 		return 0
 	}
 	c.wholeHead(head[:end])
-	c.head, c.blank = c.head[:0], false
+	c.head, c.blank, c.asked = c.head[:0], false, true
 	return end - before
 }
 
