@@ -126,7 +126,7 @@ func (c *Client) Report(ctx context.Context, r record.Report) error {
 func (c *Client) Whoami(ctx context.Context) (*abac.Profile, error) {
 	var p abac.Profile
 	if err := c.Call(ctx, http.MethodGet, "/v1/whoami", nil, &p); err != nil {
-		return nil, err
+		return nil, c.unmask(ctx, err)
 	}
 	if p.ID == "" {
 		return nil, errStranger("an answer without a profile")
@@ -281,18 +281,6 @@ func decode(res *http.Response, body []byte, out any, secret token.Secret) error
 	}
 	return nil
 }
-
-// StrangerError says that what answers is no control plane, or stands before one.
-type StrangerError struct {
-	Status int // of the answer, where its form is what was met; else 0
-	what   string
-}
-
-func (e *StrangerError) Error() string {
-	return fmt.Sprintf("this URL does not answer like a control plane (%s): check it", e.what)
-}
-
-func errStranger(what string) error { return &StrangerError{what: what} }
 
 // clean keeps what a server says from holding what it was sent.
 func clean(s string, secret token.Secret) string {
