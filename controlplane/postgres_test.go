@@ -70,3 +70,14 @@ func postgresURL(t testing.TB) string {
 	})
 	return dsn
 }
+
+// listening counts the connections that listen in a database.
+func listening(dsn string) (n int, err error) {
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = db.Close() }()
+	err = db.QueryRow(`SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'`).Scan(&n)
+	return n, err
+}

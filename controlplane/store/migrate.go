@@ -63,6 +63,10 @@ func (s *Store) migrate(ctx context.Context, folder string) error {
 	if err != nil {
 		return err
 	}
+	return s.apply(ctx, list)
+}
+
+func (s *Store) apply(ctx context.Context, list []migration) error {
 	// Two that make it at once: one of them may fail, and finds it there.
 	for try := 1; ; try++ {
 		_, err := s.write.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
@@ -70,12 +74,20 @@ func (s *Store) migrate(ctx context.Context, folder string) error {
 		if err == nil {
 			break
 		}
-		if try == attempts || !made(err) {
+		// SQLite does not wait for one that sets up the same new file.
+		if try == attempts || !made(err) && !again(err) {
 			return fmt.Errorf("migrate: %w", err)
 		}
+		time.Sleep(time.Duration(try) * 10 * time.Millisecond)
 	}
 	for {
-		done, err := s.migrateOne(ctx, list)
+		var done bool
+		// One that was taken back may be run again: a process of the version before may
+		// hold a lock of its own the other way round.
+		err := retried(ctx, func() (err error) {
+			done, err = s.migrateOne(ctx, list)
+			return err
+		}, again)
 		if err != nil || done {
 			return err
 		}
