@@ -13,8 +13,7 @@ import (
 // at most off the token's rate limits and budgets. Whatever is refused from here
 // on, close gives back.
 func (x *exchange) admit() error {
-	if total := x.s.streams.Add(1); total > int64(x.rt.cfg.Limits.Streams) {
-		x.s.streams.Add(-1)
+	if !x.s.streams.take(tokenSlot(&x.entry.Digest), 1, int64(x.rt.cfg.Limits.Streams)) {
 		return refuse(codeOverloaded, "The gateway serves as many calls as it may; send the request again.")
 	}
 	x.slotted = true

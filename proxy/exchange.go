@@ -123,6 +123,7 @@ const (
 	drained                  // limits.drain is over
 	tokenRevoked             // or quarantined
 	tokenExpired
+	faulted // a fault of ours, where nobody could answer
 )
 
 // str views b as a string for as long as nobody changes b: inside an exchange.
@@ -170,10 +171,10 @@ func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
 func (x *exchange) free() {
 	s := x.s
 	if x.held > 0 {
-		s.bodies.Add(-x.held)
+		s.bodies.give(tokenSlot(&x.entry.Digest), x.held)
 	}
 	if x.slotted {
-		s.streams.Add(-1)
+		s.streams.give(tokenSlot(&x.entry.Digest), 1)
 	}
 	if x.holds || x.limiter != nil {
 		x.unsettled()

@@ -19,7 +19,10 @@ const (
 	extendWithin = 2 * time.Second
 )
 
-var errAskBroke = errors.New("an extension broke off")
+var (
+	errAskBroke = errors.New("an extension broke off")
+	errEndless  = errors.New("an event without an end")
+)
 
 // allotment keeps a stream within what its call holds.
 type allotment struct {
@@ -52,6 +55,11 @@ func (s *stream) allotted(limit int64) {
 // hold: an event that outgrows it does not pass.
 func (s *stream) meter(p []byte) error {
 	m := &s.x.meter
+	if m.Boundary() {
+		s.inside = 0
+	} else if s.inside += int64(len(p)); s.inside > maxWhole {
+		return errEndless
+	}
 	if s.limit == math.MaxInt64 {
 		s.out = append(s.out, m.Next(p)...)
 		return nil

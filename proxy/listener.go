@@ -33,14 +33,19 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, fmt.Errorf("BUG: the data plane listens on TCP, not on %T", nc)
 		}
 		limits := &l.s.runtime.Load().cfg.Limits
-		if l.s.conns.Add(1) > int64(limits.Connections) {
-			l.s.conns.Add(-1)
-			go l.s.turnAway(tc)
-			continue
-		}
 		c := &conn{TCPConn: tc, s: l.s, maxHead: int(limits.Headers)}
+		c.limits.first = true
 		if a, ok := tc.RemoteAddr().(*net.TCPAddr); ok {
-			c.remote = a.IP.String()
+			c.remote, c.limits.slot = a.IP.String(), addressSlot(a.IP)
+		}
+		if !l.s.conns.take(c.limits.slot, 1, int64(limits.Connections)) {
+			if l.s.away.Add(1) <= maxTurnedAway {
+				go l.s.turnAway(tc)
+			} else {
+				l.s.away.Add(-1)
+				_ = tc.Close()
+			}
+			continue
 		}
 		l.s.watcher.addConn(c)
 		return c, nil
@@ -57,7 +62,13 @@ func (l *listener) Close() error {
 
 // turnAway answers a connection that is one too many.
 func (s *Server) turnAway(c *net.TCPConn) {
-	defer func() { _ = c.Close() }()
+	defer func() {
+		if v := recover(); v != nil {
+			s.faulted(v)
+		}
+		_ = c.Close()
+		s.away.Add(-1)
+	}()
 	f := refuse(codeOverloaded, "The gateway has as many connections as it may; try again.")
 	var x exchange
 	x.newID()
@@ -66,22 +77,25 @@ func (s *Server) turnAway(c *net.TCPConn) {
 	b = append(append(b, crlfcrlf...), body...)
 	_ = c.SetDeadline(time.Now().Add(time.Second))
 	_, _ = c.Write(b)
-	_ = c.CloseWrite()
-	var drop [1 << 10]byte
-	_, _ = c.Read(drop[:]) // closing over unread bytes would reset the answer away
 	s.metrics.refused.inc(f.row.status)
 	s.log.Warn("connection refused", zap.String("request_id", string(x.id[:])), zap.String("code", f.row.code), zap.String("client", c.RemoteAddr().String()))
+	linger(c, time.Second)
 }
 
-// deadlines are a connection's limits in time, kept as stamps that the watcher
+// bounds are a connection's limits. Those in time are kept as stamps that the watcher
 // looks at: setting a timer of the runtime at every read and write costs more.
-type deadlines struct {
+type bounds struct {
+	slot    uint32       // in which its address is counted
+	first   bool         // the wait for its first request has not begun
+	lingers atomic.Bool  // part of a request that was answered is still to come
 	read    atomic.Int64 // the watcher's clock by which a read must have come; 0: none
 	expired atomic.Bool  // the socket's own read deadline was set to the past
 	writing atomic.Int64 // the watcher's clock when the write under way began; 0: none
 }
 
-// SetReadDeadline has the watcher's precision.
+// SetReadDeadline has the watcher's precision. What t is counts only as far as it is
+// none: the limit is that of what the connection waits for, by the config of now. The
+// HTTP server knows only the config that it was made with.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.limits.expired.Swap(false) {
 		if err := c.TCPConn.SetReadDeadline(time.Time{}); err != nil {
@@ -92,7 +106,16 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		c.limits.read.Store(0)
 		return nil
 	}
-	c.limits.read.Store(int64(t.Sub(c.s.watcher.start)))
+	within, l := time.Duration(0), &c.s.runtime.Load().cfg.Limits
+	switch {
+	case c.state == connBody || c.state == connChunked:
+		within = l.BodyRead
+	case c.limits.first || c.began() || c.blank:
+		within, c.limits.first = l.HeaderRead, false
+	default:
+		within = l.ClientIdle
+	}
+	c.limits.read.Store(c.s.watcher.clock.Load() + int64(watchEvery+within)) // the clock is a tick old at most
 	return nil
 }
 
@@ -124,8 +147,12 @@ func (c *conn) Write(p []byte) (n int, err error) {
 // Close may be called by fasthttp, by the watcher, and by both.
 func (c *conn) Close() error {
 	c.once.Do(func() {
+		if c.limits.lingers.Load() {
+			c.limits.read.Store(0)
+			linger(c.TCPConn, lingerFor)
+		}
 		c.s.watcher.removeConn(c)
-		c.s.conns.Add(-1)
+		c.s.conns.give(c.limits.slot, 1)
 	})
 	return c.TCPConn.Close()
 }

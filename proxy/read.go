@@ -95,8 +95,9 @@ func (x *exchange) readBody() error {
 
 // room makes the buffer hold n bytes.
 func (x *exchange) room(n int64) error {
-	if total := x.s.bodies.Add(n - x.held); total > x.rt.cfg.Limits.Bodies && n > keptBuffer {
-		x.held = n
+	if more, slot := n-x.held, tokenSlot(&x.entry.Digest); n <= keptBuffer {
+		x.s.bodies.add(slot, more)
+	} else if more > 0 && !x.s.bodies.take(slot, more, x.rt.cfg.Limits.Bodies) {
 		return refuse(codeOverloaded, "The gateway holds as many bytes of request bodies as it may; send the request again.").closing()
 	}
 	x.held = n

@@ -213,6 +213,8 @@ func (x *exchange) upstreamFault(err error) error {
 		return errClientLeft
 	case firstByteLate, upstreamIdle:
 		return refuse(codeUpstreamTimeout, "Target %s did not answer in time.", x.target.id)
+	case faulted:
+		return refuse(codeInternal, ownFault)
 	case drained:
 		return refuse(codeDraining, "This gateway is shutting down; send the request again.").closing()
 	}

@@ -137,6 +137,11 @@ func (r *reporter) run() {
 }
 
 func (r *reporter) send(signOff bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.s.faulted(v)
+		}
+	}()
 	report := r.base
 	report.SignOff = signOff
 	uses := usesAReport

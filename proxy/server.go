@@ -72,10 +72,11 @@ type Server struct {
 	exist         string // the endpoints that exist, for a message
 
 	open     atomic.Int64 // exchanges
-	streams  atomic.Int64 // calls being relayed
+	streams  shares       // calls being relayed, by token
 	holding  atomic.Int64 // calls that hold something of a budget
-	bodies   atomic.Int64 // bytes of bodies held
-	conns    atomic.Int64 // connections of clients
+	bodies   shares       // bytes of bodies held, by token
+	conns    shares       // connections of clients, by address
+	away     atomic.Int64 // connections being turned away
 	draining atomic.Int32 // a drainState
 	idle     chan struct{}
 	served   chan struct{} // closed when Serve returns
@@ -122,7 +123,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.runtime.Store(rt)
-	if s.watcher, err = newWatcher(); err != nil {
+	if s.watcher, err = newWatcher(func(v any) { s.faulted(v) }); err != nil {
 		return nil, fmt.Errorf("watch for clients that leave: %w", err)
 	}
 	s.used = &uses{}
@@ -132,13 +133,12 @@ func New(o Options) (*Server, error) {
 	s.http = &fasthttp.Server{
 		Handler: s.handle, ErrorHandler: s.readFault, ExpectHandler: s.expect,
 		HeaderReceived: func(*fasthttp.RequestHeader) fasthttp.RequestConfig {
-			return fasthttp.RequestConfig{ReadTimeout: s.runtime.Load().cfg.Limits.BodyRead}
+			return fasthttp.RequestConfig{ReadTimeout: l.BodyRead}
 		},
-		ReadTimeout: l.HeaderRead, IdleTimeout: l.ClientIdle,
-		// Framing refuses a larger head before the buffer does.
-		ReadBufferSize: int(l.Headers) + 512, StreamRequestBody: true,
+		ReadTimeout: l.HeaderRead, IdleTimeout: l.ClientIdle, // how long, the connection decides: see its SetReadDeadline
+		ReadBufferSize: int(l.Headers) + headBesides, StreamRequestBody: true,
 		MaxRequestBodySize:    prefetchLimit,
-		Concurrency:           max(l.Connections+1024, fasthttp.DefaultConcurrency),
+		Concurrency:           2_000_000,   // more than the largest limit, which may change
 		MaxIdleWorkerDuration: time.Second, // a burst's goroutines are gone within 2 s
 		SecureErrorLogMessage: true, NoDefaultServerHeader: true, NoDefaultContentType: true,
 		DisablePreParseMultipartForm: true, LazyRequestTime: true, DisableHeaderNamesNormalizing: true,
@@ -146,6 +146,10 @@ func New(o Options) (*Server, error) {
 	}
 	return s, nil
 }
+
+// headBesides is how much larger than limits.headers the buffer of a head is, so that
+// framing refuses a larger one first.
+const headBesides = 512
 
 // prefetchLimit is how much of a body fasthttp reads before the handler runs: a
 // refusal by credential needs no more.
@@ -206,12 +210,15 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// ownFault is what a caller is told of one.
+const ownFault = "A fault of the gateway's own. Tell its operator the request id."
+
 // contain ends a request that a fault of ours broke off.
 func (s *Server) contain(x *exchange, v any) {
 	s.panicked(x, v)
 	x.drop()
 	x.ctx.Response.Reset()
-	x.refuse(refuse(codeInternal, "A fault of the gateway's own. Tell its operator the request id.").closing())
+	x.refuse(refuse(codeInternal, ownFault).closing())
 }
 
 // serve leads through the rooms. An exchange that was answered is gone when it
@@ -273,6 +280,11 @@ func (s *Server) expect(ctx *fasthttp.RequestCtx) (status int) {
 // readFault tells what was wrong with a request that never reached the handler.
 func (s *Server) readFault(ctx *fasthttp.RequestCtx, err error) {
 	x := s.begin(ctx)
+	defer func() {
+		if v := recover(); v != nil {
+			s.contain(x, v)
+		}
+	}()
 	var ne net.Error
 	var small *fasthttp.ErrSmallBuffer
 	f := refuse(codeInvalidRequest, "The request can't be read.")
@@ -311,6 +323,9 @@ func (s *Server) Reload(c *config.Config) error {
 	old := s.runtime.Load()
 	if fixed := old.cfg.Fixed(c); len(fixed) > 0 {
 		return fmt.Errorf("these can't change while the gateway runs: %v; restart it", fixed)
+	}
+	if most := s.http.ReadBufferSize - headBesides; int(c.Limits.Headers) > most {
+		return fmt.Errorf("limits.headers can't be more than the %d bytes that it was when the gateway started; restart it", most)
 	}
 	rt, err := s.compile(c, old)
 	if err != nil {

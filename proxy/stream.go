@@ -28,6 +28,7 @@ type stream struct {
 	early  bool   // the client gets its head before the upstream has answered
 	marked bool   // a comment came first: a byte order mark would now spoil an event
 	bare   bool   // an HTTP/1.0 client's: without chunks
+	inside int64  // bytes of an event too large to be held that have passed
 	ended  bool   // the upstream's body was read to its end
 	closed bool
 }
@@ -236,6 +237,8 @@ func (s *stream) cut() error {
 		return s.clientGone()
 	case upstreamIdle, firstByteLate:
 		code, message = codeUpstreamTimeout, "The provider fell silent before its answer was whole."
+	case faulted:
+		code, message = codeInternal, ownFault
 	case drained:
 		code, message = codeDraining, "The gateway is shutting down; send the request again."
 	case tokenRevoked, tokenExpired:
@@ -264,8 +267,14 @@ func (s *stream) Close() error {
 	}
 	s.closed = true
 	x := s.x
+	defer func() {
+		if v := recover(); v != nil {
+			x.s.panicked(x, v)
+			x.rec.Code = codeInternal
+		}
+		x.close(x.rec.Code)
+	}()
 	x.drop()
-	x.close(x.rec.Code)
 	return nil
 }
 

@@ -33,20 +33,21 @@ type watcher struct {
 	ends, endsBefore map[string]int64
 
 	conns connSet
+	fault func(v any) // told of a panic
 
 	stop chan struct{}
 	done chan struct{}
 }
 
-func newWatcher() (*watcher, error) {
+func newWatcher(fault func(v any)) (*watcher, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	w := &watcher{
 		start: time.Now(), epoll: fd, byFD: make(map[int32]*exchange),
-		conns: connSet{all: make(map[*conn]struct{})},
-		stop:  make(chan struct{}), done: make(chan struct{}),
+		conns: connSet{all: make(map[*conn]struct{})}, fault: fault,
+		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	w.root.next, w.root.prev = &w.root, &w.root
 	go w.run()
@@ -71,11 +72,21 @@ func (w *watcher) run() {
 		case <-tick.C:
 			now := time.Since(w.start)
 			w.clock.Store(int64(now))
-			w.look(int64(now))
-			w.leavers(events)
-			w.lookConns(int64(now))
+			w.contained(func() { w.look(int64(now)) })
+			w.contained(func() { w.leavers(events) })
+			w.contained(func() { w.lookConns(int64(now)) })
 		}
 	}
+}
+
+// contained keeps a fault of ours from ending the process.
+func (w *watcher) contained(f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.fault(v)
+		}
+	}()
+	f()
 }
 
 // add lists an exchange that is about to wait.
@@ -119,28 +130,39 @@ func (w *watcher) look(now int64) {
 	defer w.mu.Unlock()
 	clock := time.Now().UnixNano()
 	for x := w.root.next; x != &w.root; x = x.life.next {
-		w.lookToken(x, clock)
-		if x.life.fd < 0 && time.Since(x.began) >= watchedFrom {
-			w.watch(x)
-		}
-		// A stamp is up to a tick too old: nothing may be given up before its time.
-		idle := time.Duration(now-x.life.since.Load()) - watchEvery
-		l := &x.rt.cfg.Limits
-		switch phase(x.life.doing.Load()) {
-		case awaitsHead:
-			if idle > l.FirstByte {
-				x.abort(firstByteLate)
-			}
-		case awaitsBody:
-			if idle > l.UpstreamIdle {
-				x.abort(upstreamIdle)
-			}
-		}
-		if l.KeepaliveComment > 0 && x.call.Stream {
-			x.wake(now, l.KeepaliveComment)
-		}
+		w.lookAt(x, now, clock)
 	}
 	w.ends, w.endsBefore = nil, w.ends
+}
+
+// lookAt checks one exchange, which a fault of ours ends.
+func (w *watcher) lookAt(x *exchange, now, clock int64) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.fault(v)
+			x.abort(faulted)
+		}
+	}()
+	w.lookToken(x, clock)
+	if x.life.fd < 0 && time.Since(x.began) >= watchedFrom {
+		w.watch(x)
+	}
+	// A stamp is up to a tick too old: nothing may be given up before its time.
+	idle := time.Duration(now-x.life.since.Load()) - watchEvery
+	l := &x.rt.cfg.Limits
+	switch phase(x.life.doing.Load()) {
+	case awaitsHead:
+		if idle > l.FirstByte {
+			x.abort(firstByteLate)
+		}
+	case awaitsBody:
+		if idle > l.UpstreamIdle {
+			x.abort(upstreamIdle)
+		}
+	}
+	if l.KeepaliveComment > 0 && x.call.Stream {
+		x.wake(now, l.KeepaliveComment)
+	}
 }
 
 // lookToken ends an exchange whose token ended, and then the connection of a client
