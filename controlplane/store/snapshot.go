@@ -133,7 +133,7 @@ func (r *snapshot) profiles(ctx context.Context) error {
 		return r.told.Profile(&t)
 	}, `SELECT `+columns+` FROM tokens
 		WHERE org_id = $1 AND status <> 'revoked' AND (expires_at IS NULL OR expires_at > $2)
-		ORDER BY CASE WHEN gateway_id IS NULL OR gateway_id = $3 THEN 0 ELSE 1 END, last_used_at DESC NULLS LAST, id DESC
+		ORDER BY CASE WHEN gateway_id IS NULL OR gateway_id = $3 THEN 0 ELSE 1 END, last_used_at DESC NULLS LAST, revision DESC
 		LIMIT $4`, r.of.OrgID, micros(r.of.Now), r.of.GatewayID, r.of.Profiles)
 }
 
