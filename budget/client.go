@@ -26,6 +26,9 @@ type pace struct {
 	heardAt  time.Duration // the sending of the last answered call
 	called   bool
 	again    bool // the last one was not answered
+	said     bool // the authority is said to be away
+	saidAt   time.Duration
+	probe    bool // somebody wants to know whether it is
 	answered uint64
 	missed   uint64
 	refused  uint64
@@ -47,8 +50,10 @@ func (l *Ledger) run(ctx context.Context) {
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		l.renew()
+		said := l.o.Away()
 		l.mu.Lock()
 		now := l.now()
+		l.pace.note(said, now)
 		wait := l.due(now) - now
 		var c *call
 		if wait <= 0 {
@@ -70,6 +75,21 @@ func (l *Ledger) run(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// note keeps whether the authority is said to be away, and since when.
+func (p *pace) note(said bool, now time.Duration) {
+	if said && !p.said {
+		p.saidAt = now
+	}
+	p.said = said
+}
+
+// away says whether the authority is known to be away. What is said may be about other
+// calls than the ledger's, and long ago: it is believed until a call of later than that
+// is answered, and again when the last one was not.
+func (p *pace) away() bool {
+	return p.said && (p.again || !p.called || p.heardAt < p.saidAt)
 }
 
 type alarm struct{ id, more string }
@@ -115,6 +135,9 @@ func (l *Ledger) due(now time.Duration) time.Duration {
 	}
 	if l.pace.again {
 		at = now
+	}
+	if l.pace.probe {
+		at = min(at, max(now, l.pace.sentAt+probeEvery))
 	}
 	if l.pace.called {
 		at = max(at, l.pace.sentAt+leastGap, l.pace.notFor)
@@ -220,7 +243,7 @@ func (l *Ledger) build(now time.Duration) *call {
 	if atTick {
 		l.tick(now)
 	}
-	l.pace.sentAt, l.pace.called = now, true
+	l.pace.sentAt, l.pace.called, l.pace.probe = now, true, false
 	return c
 }
 

@@ -15,6 +15,7 @@ const (
 	reportEvery  = 2 * time.Second
 	heartbeat    = 3 * time.Second
 	pollEvery    = 25 * time.Millisecond
+	probeEvery   = time.Second // of an authority that is said to be away
 	leastGap     = 10 * time.Millisecond
 	returnAfter  = 20 * time.Millisecond
 	denialKept   = 500 * time.Millisecond

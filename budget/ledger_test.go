@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +66,7 @@ func TestANeedEndsInOneOfFourWays(t *testing.T) {
 		{name: "gone, but it would be borne", answer: says(budget.LeaseInfo{Phase: 1, Gone: true, Limit: 1000, Left: 50}), err: &budget.Denied{}, held: true, after: 750 * time.Millisecond, calls: 33},
 		{name: "not answered", answer: silent, err: budget.ErrUnavailable, after: time.Second, calls: 3},
 		{name: "answered with an error", answer: refused, err: budget.ErrUnavailable, after: time.Second, calls: 4},
-		{name: "known to be away", answer: refused, away: true, err: budget.ErrUnavailable, calls: 0},
+		{name: "known to be away", answer: refused, away: true, err: budget.ErrUnavailable, calls: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -560,5 +561,81 @@ func TestWhatIsLeftIsTold(t *testing.T) {
 		}
 		h.Settle(usd(1))
 		p.end(l)
+	})
+}
+
+// A profile that could not be loaded makes the control plane known to be away, until
+// another is asked for; the watch may bring them all meanwhile. So the ledger finds out
+// by itself whether it is, once a second, and nobody waits for that.
+func TestWhoIsSaidToBeAwayIsBelievedToAnswerOnceItDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := errors.New("down")
+		var answers atomic.Bool
+		granted := int64(0)
+		s := &scripted{}
+		s.answer = func(_ context.Context, c *budget.Call) (*budget.Answer, error) {
+			if !answers.Load() {
+				return nil, down
+			}
+			a := &budget.Answer{Seq: c.Seq}
+			for _, n := range c.Needs {
+				granted += n[0].Amount
+			}
+			if granted > 0 {
+				a.Leases = append(a.Leases, budget.LeaseInfo{Budget: "day", Window: "w.0", Granted: granted, Limit: 1000, EndsInMS: 3_600_000})
+			}
+			return a, nil
+		}
+		var away atomic.Bool
+		l := open(t, budget.Options{Authority: s, Away: away.Load}, day)
+		defer l.Kill()
+		b := set(t, l, "day")
+		ask := func() (time.Duration, error) {
+			var h budget.Hold
+			return reserve(l, b, usd(20), &h)
+		}
+		away.Store(true)
+		before := s.made()
+		for range 100 { // 10 s
+			if after, err := ask(); !errors.Is(err, budget.ErrUnavailable) || after != 0 {
+				t.Fatalf("%v after %v", err, after)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := s.made() - before; n < 9 || n > 12 {
+			t.Errorf("asked %d times in 10 s", n)
+		}
+		answers.Store(true)
+		time.Sleep(time.Second)
+		ask()
+		time.Sleep(time.Second)
+		if _, err := ask(); err != nil {
+			t.Errorf("it answers, and still: %v", err)
+		}
+		before = s.made()
+		time.Sleep(10 * time.Second)
+		if n := s.made() - before; n > 6 {
+			t.Errorf("asked %d times in 10 s, and nobody wants to know", n)
+		}
+		// And when it is gone again, the first who needs it finds out.
+		answers.Store(false)
+		if _, err := ask(); !errors.Is(err, budget.ErrUnavailable) {
+			t.Errorf("gone, and %v", err)
+		}
+		if after, err := ask(); !errors.Is(err, budget.ErrUnavailable) || after != 0 {
+			t.Errorf("%v after %v", err, after)
+		}
+		// What is said anew counts anew, whatever was answered before.
+		answers.Store(true)
+		away.Store(false)
+		time.Sleep(2 * time.Second)
+		if _, err := ask(); err != nil {
+			t.Errorf("back, and %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		away.Store(true)
+		if after, err := ask(); !errors.Is(err, budget.ErrUnavailable) || after != 0 {
+			t.Errorf("said to be away: %v after %v", err, after)
+		}
 	})
 }

@@ -98,9 +98,10 @@ func (l *Ledger) take(parts []part, forwarded bool, now time.Duration) {
 
 // admit brings a reservation to its end: taken, or denied, or given up.
 func (l *Ledger) admit(ctx context.Context, w *waiter) error {
-	away := l.o.Away()
+	said := l.o.Away()
 	l.mu.Lock()
 	now := l.now()
+	l.pace.note(said, now)
 	w.since = now
 	switch how := l.bears(w.parts, now); {
 	case w.state == decided: // settled already
@@ -118,7 +119,13 @@ func (l *Ledger) admit(ctx context.Context, w *waiter) error {
 			l.mu.Unlock()
 			return d
 		}
-		if l.ended || away || w.cut(l.session) {
+		if l.pace.away() {
+			l.pace.probe = true
+			l.wake()
+			l.mu.Unlock()
+			return ErrUnavailable
+		}
+		if l.ended || w.cut(l.session) {
 			l.mu.Unlock()
 			return ErrUnavailable
 		}
