@@ -48,7 +48,7 @@ func (x *exchange) door() error {
 	if x.route != nil && x.route.action == 0 && str(x.ctx.Method()) != "POST" {
 		return nil // probes answer while we drain
 	}
-	if x.s.draining.Load() == refusing {
+	if x.s.refuses(x.client) {
 		return refuse(codeDraining, "This gateway is shutting down; send the request again.").closing()
 	}
 	return nil

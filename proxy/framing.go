@@ -3,11 +3,9 @@ package proxy
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net"
 	"strings"
 	"sync"
-	"syscall"
 )
 
 // errFraming ends fasthttp's reading of a head that framing refused.
@@ -31,6 +29,7 @@ type conn struct {
 	head     []byte // a head that came in pieces
 	blank    bool   // an empty line was passed before this head
 	asked    bool   // a request has come over this connection
+	spared   bool   // the next one is served while the drain refuses
 	fault    string // what is wrong with the head that comes next; "" nothing
 	tooLarge bool   // the fault is its size
 	owed     bool   // fasthttp has not been shown that there is a head
@@ -50,10 +49,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.state == connFault {
 		return c.fail(p)
 	}
-	if c.asked && c.state == connHead && c.s.draining.Load() == refusing && !c.began() && !c.pending() {
-		return 0, io.EOF // a stream's head could not say that the connection closes after it
+	read := c.TCPConn.Read
+	if c.asked && !c.began() && c.s.draining.Load() != serving {
+		read = c.lastCall
 	}
-	n, err := c.TCPConn.Read(p)
+	n, err := read(p)
 	if n == 0 {
 		return n, err
 	}
@@ -65,22 +65,6 @@ func (c *conn) Read(p []byte) (int, error) {
 		return c.fail(p)
 	}
 	return ok, nil
-}
-
-// pending says whether the client has sent what is not read yet, or has left.
-func (c *conn) pending() bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return true
-	}
-	idle := false
-	err = raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		idle = err == syscall.EAGAIN
-		return true
-	})
-	return err != nil || !idle
 }
 
 // fail ends the reading. A head that is refused opens with a byte all the same:

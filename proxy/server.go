@@ -81,6 +81,8 @@ type Server struct {
 	idle     chan struct{}
 	served   chan struct{} // closed when Serve returns
 
+	lastCalls atomic.Int64 // connections that wait for a request which the drain spares
+
 	accepting sync.Mutex
 	listener  *listener // that Serve was given
 	over      bool      // Drain has ended
@@ -342,7 +344,8 @@ func (s *Server) Reload(c *config.Config) error {
 
 // Drain ends the service as DESIGN §6 says: unready at once, serving for
 // limits.lame_duck, refusing after, and what still runs at limits.drain is cut
-// with an error. The context ends it earlier.
+// with an error. A connection whose answer ended meanwhile has one more request. The
+// context ends it earlier.
 func (s *Server) Drain(ctx context.Context) error {
 	l := s.runtime.Load().cfg.Limits
 	end := time.After(l.Drain)
@@ -371,21 +374,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	return err
 }
 
-// emptied waits until no exchange is open.
-func (s *Server) emptied(cancel <-chan struct{}, end <-chan time.Time) bool {
-	for s.open.Load() > 0 {
-		select {
-		case <-s.idle:
-		case <-cancel:
-			return false
-		case <-end:
-			return false
-		}
-	}
-	return true
-}
-
-// wake tells a drain that the last exchange is gone.
+// wake tells a drain that it may be over.
 func (s *Server) wake() {
 	select {
 	case s.idle <- struct{}{}:
