@@ -70,7 +70,7 @@ func OpenJournal(path string) (j *Journal, records []Stopped, found bool, err er
 	if err != nil {
 		return nil, nil, true, fmt.Errorf("open the revocations: %w", err)
 	}
-	if err := f.Truncate(int64(whole)); err == nil {
+	if err = f.Truncate(int64(whole)); err == nil {
 		_, err = f.Seek(int64(whole), 0)
 	}
 	if err != nil {

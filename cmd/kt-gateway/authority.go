@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -64,13 +65,14 @@ func (g *gateway) connect(ctx context.Context) (closePlane func(), err error) {
 	if _, err := cp.Token.Resolve(); err != nil {
 		return nil, fmt.Errorf("no runtime token for the control plane at %s: %w; without KEEPTRUSTS_API_URL, --api-url and control_plane.url the gateway embeds one", cp.URL, err)
 	}
+	runtimeToken := func() (token.Secret, error) {
+		s, err := cp.Token.Resolve() // anew each time: a rotated token needs no restart
+		return token.NewSecret(s), err
+	}
 	client, err := controlplane.NewClient(controlplane.ClientOptions{
-		URL: cp.URL,
-		Token: func() (token.Secret, error) {
-			s, err := cp.Token.Resolve() // anew each time: a rotated token needs no restart
-			return token.NewSecret(s), err
-		},
-		CA: cp.CA, Insecure: cp.Insecure, Instance: g.instance, Build: build(), MaxStale: cp.MaxStale,
+		URL:   cp.URL,
+		Token: runtimeToken,
+		CA:    cp.CA, Insecure: cp.Insecure, Instance: g.instance, Build: build(), MaxStale: cp.MaxStale,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the control plane at %s: %w", cp.URL, err)
@@ -79,7 +81,13 @@ func (g *gateway) connect(ctx context.Context) (closePlane func(), err error) {
 		remote: client, gatewayID: g.config.GatewayID, url: cp.URL, tokenFrom: cp.Token.String(),
 		maxStale: cp.MaxStale, log: g.log.Logger, now: time.Now,
 	})
-	if err := id.start(ctx); err != nil {
+	g.remote = &remoteStanding{identity: id, token: runtimeToken}
+	err = id.start(ctx)
+	var stranger strangerError
+	switch {
+	case errors.As(err, &stranger):
+		g.remote.stranger = err
+	case err != nil:
 		return nil, err
 	}
 	trying, stop := context.WithCancel(context.WithoutCancel(ctx))

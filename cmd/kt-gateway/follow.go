@@ -30,9 +30,10 @@ const (
 // loader loads profiles, and passes on what comes with them, budgets and a team,
 // before the profile can be used.
 type loader struct {
-	from   authority
-	ledger *budget.Ledger
-	teams  *teams
+	from    authority
+	budgets *budgets
+	teams   *teams
+	learned func() // something was
 }
 
 // Load asks for a token's profile.
@@ -41,10 +42,11 @@ func (l loader) Load(ctx context.Context, d token.Digest) (*abac.Profile, error)
 	if err != nil {
 		return nil, err
 	}
-	l.ledger.Upsert(r.Budgets...)
+	l.budgets.upsert(r.Budgets...)
 	if r.Team != nil {
 		l.teams.upsert(*r.Team)
 	}
+	l.learned()
 	return r.Profile, nil
 }
 
@@ -55,7 +57,9 @@ type follower struct {
 	from     authority
 	cache    *tokencache.Cache
 	ledger   *budget.Ledger
+	budgets  *budgets
 	teams    *teams
+	keeper   *keeper             // nil: nothing is saved
 	profiles int                 // that a snapshot brings at most
 	changed  func(*abac.Profile) // a token is other than it was
 	self     record.Report       // what every report says of this process
@@ -66,7 +70,8 @@ type follower struct {
 	once sync.Once
 	done chan struct{} // closed when run has returned
 
-	applied atomic.Int64  // all changes up to here are applied; 0: none yet
+	applied *atomic.Int64 // all changes up to here are applied; 0: none yet
+	durable atomic.Int64  // of those, what a restart does not undo
 	tell    chan struct{} // of one: report now
 
 	// Of run's goroutine.
@@ -96,8 +101,25 @@ func (f *follower) Report(ctx context.Context, r record.Report) error {
 	if r.SignOff {
 		f.close()
 	}
-	r.Revision, r.Folder = f.applied.Load(), f.self.Folder
+	r.Revision, r.Folder = f.settled(), f.self.Folder
 	return f.from.Report(ctx, r)
+}
+
+// settled makes durable what is applied, and returns up to which revision it is.
+func (f *follower) settled() int64 {
+	applied := f.applied.Load()
+	if f.keeper == nil {
+		return applied
+	}
+	if f.keeper.sync() != nil {
+		return f.durable.Load()
+	}
+	for {
+		was := f.durable.Load()
+		if was >= applied || f.durable.CompareAndSwap(was, applied) {
+			return max(was, applied)
+		}
+	}
 }
 
 // run watches until close.
@@ -170,9 +192,11 @@ func (f *follower) follow(ctx context.Context) error {
 			return err
 		}
 	}
+	// The control plane takes what a watch goes on from as applied.
+	since := min(f.at, f.settled())
 	f.metrics.watches.Inc()
 	defer f.cache.Cut()
-	return f.from.Watch(ctx, f.at, f.take)
+	return f.from.Watch(ctx, since, f.take)
 }
 
 // snapshot takes one: budgets and teams before the profiles that lean on them.
@@ -189,8 +213,19 @@ func (f *follower) snapshot(ctx context.Context) error {
 	}
 	s.fill.Done()
 	f.teams.settle(s.deleted, s.head.Revision)
+	if f.keeper != nil {
+		// What is saved lacks revocations that this snapshot was the first to tell.
+		if err := f.keeper.invalidate(); err != nil {
+			f.log.Error("a snapshot that is out of date can't be taken away", zap.Error(err))
+			return err
+		}
+	}
 	f.at = s.head.Revision
 	f.applied.Store(s.head.Revision)
+	f.durable.Store(s.head.Revision) // nothing is saved that could undo it
+	if f.keeper != nil {
+		f.keeper.saveSoon()
+	}
 	took := time.Since(began)
 	f.metrics.took(began, took)
 	f.log.Info("a snapshot of the control plane was taken", zap.Int64("revision", s.head.Revision), zap.Int("tokens", s.head.Tokens),
@@ -220,7 +255,7 @@ func (s *snapshotTaker) take(n *controlplane.SnapshotItem) error {
 		k := n.Token
 		return s.fill.Token(k.Digest, tokencache.Known{ID: k.ID, Revision: k.Revision, Status: k.Status, Purpose: k.Purpose, Gateway: k.Gateway})
 	case n.Budget != nil:
-		s.ledger.Upsert(*n.Budget)
+		s.budgets.upsert(*n.Budget)
 	case n.Team != nil:
 		s.teams.upsert(*n.Team)
 		s.deleted = append(s.deleted, *n.Team)
@@ -245,7 +280,7 @@ func (f *follower) take(e controlplane.Event) {
 	case controlplane.KindUpsert:
 		switch {
 		case e.Budget != nil:
-			f.ledger.Upsert(*e.Budget)
+			f.budgets.upsert(*e.Budget)
 		case e.Team != nil:
 			f.teams.upsert(*e.Team)
 		default:
@@ -254,6 +289,12 @@ func (f *follower) take(e controlplane.Event) {
 		}
 	case controlplane.KindRevoke:
 		f.cache.Stop(e.Digest, e.TokenID, e.Revision)
+		if !e.At.IsZero() {
+			f.metrics.lag.Observe(max(0, now.Sub(e.At).Seconds()))
+		}
+	}
+	if f.keeper != nil && e.Kind != controlplane.KindHead {
+		f.keeper.changed()
 	}
 	f.at = e.Revision
 	f.applied.Store(e.Revision)

@@ -85,28 +85,54 @@ type fleet struct {
 	url      string
 	gateways []string // of the data planes
 	metrics  []string
+	ids      []string
+	secrets  []string // runtime tokens
+	children []*child
 }
 
 func startFleet(t *testing.T, upstream http.HandlerFunc) *fleet {
+	t.Helper()
+	return startFleetWith(t, upstream, "")
+}
+
+// startFleetWith has more lines in each gateway's control_plane.
+func startFleetWith(t *testing.T, upstream http.HandlerFunc, more string) *fleet {
 	t.Helper()
 	up := httptest.NewServer(upstream)
 	t.Cleanup(up.Close)
 	f := &fleet{t: t, dir: t.TempDir()}
 	f.control("127.0.0.1:0")
-	for _, id := range []string{"gw_1", "gw_2"} {
+	for i, id := range []string{"gw_1", "gw_2"} {
 		secret := f.mint(map[string]any{"name": id, "purpose": "gateway_runtime", "bindings": map[string]any{"gateway_id": id}}).Token
 		yaml := fmt.Sprintf("gateway_id: %s\nlisten: 127.0.0.1:0\noperations_listen: 127.0.0.1:0\ndata_dir: %s\ncontrol_plane:\n  url: %s\n"+
-			"  token: {secret_key_ref: {env: RUNTIME}}\nproviders:\n  targets:\n    - {id: up, base_url: %q}\nmodels:\n  - {name: m, targets: [{id: up}]}\nlimits: {lame_duck: 0s}\n",
-			id, id, f.url, up.URL+"/v1")
+			"  token: {secret_key_ref: {file: %s.token}}\n%sproviders:\n  targets:\n    - {id: up, base_url: %q}\nmodels:\n  - {name: m, targets: [{id: up}]}\nlimits: {lame_duck: 0s}\n",
+			id, id, f.url, id, more, up.URL+"/v1")
 		if err := os.WriteFile(filepath.Join(f.dir, id+".yaml"), []byte(yaml), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c := runChild(t, f.dir, id, []string{"RUNTIME=" + secret}, "run", "-c", id+".yaml")
-		f.gateways = append(f.gateways, "http://"+c.field(t, "gateway is listening", "addr"))
-		f.metrics = append(f.metrics, "http://"+c.field(t, "operations are listening", "addr")+"/metrics")
+		f.ids, f.secrets = append(f.ids, id), append(f.secrets, secret)
+		f.gateways, f.metrics, f.children = append(f.gateways, ""), append(f.metrics, ""), append(f.children, nil)
+		f.writeToken(i, secret)
+		f.start(i)
 	}
 	f.inSync(5 * time.Second)
 	return f
+}
+
+func (f *fleet) writeToken(i int, secret string) {
+	f.t.Helper()
+	if err := os.WriteFile(filepath.Join(f.dir, f.ids[i]+".token"), []byte(secret+"\n"), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// start starts a gateway from its folder.
+func (f *fleet) start(i int) {
+	f.t.Helper()
+	c := runChild(f.t, f.dir, f.ids[i], nil, "run", "-c", f.ids[i]+".yaml")
+	f.gateways[i] = "http://" + c.field(f.t, "gateway is listening", "addr")
+	f.metrics[i] = "http://" + c.field(f.t, "operations are listening", "addr") + "/metrics"
+	f.children[i] = c
 }
 
 // control starts the control plane, on the database that the folder has.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,12 +61,12 @@ func followed(t *testing.T, w *watched, f func(*follower)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cache, err := tokencache.New(tokencache.Options{Profiles: 10, FreshFor: 30 * time.Second, MaxStale: time.Hour, Loader: loader{from: w, ledger: ledger}})
+		cache, err := tokencache.New(tokencache.Options{Profiles: 10, FreshFor: 30 * time.Second, MaxStale: time.Hour, Loader: loader{w, &budgets{ledger: ledger}, &teams{}, func() {}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		fo := newFollower(&follower{
-			from: w, cache: cache, ledger: ledger, teams: &teams{}, profiles: 10, changed: func(*abac.Profile) {}, log: zap.NewNop(),
+			from: w, cache: cache, ledger: ledger, budgets: &budgets{ledger: ledger}, applied: new(atomic.Int64), teams: &teams{}, profiles: 10, changed: func(*abac.Profile) {}, log: zap.NewNop(),
 			self: record.Report{Instance: "i", Folder: "dir_1"},
 		}, prometheus.NewRegistry())
 		go fo.run()

@@ -15,6 +15,7 @@ type followerMetrics struct {
 	gone         prometheus.Counter
 	watches      prometheus.Counter
 	at, duration prometheus.Gauge // of the last snapshot
+	lag          prometheus.Histogram
 }
 
 func newFollowerMetrics(f *follower, r prometheus.Registerer) *followerMetrics {
@@ -46,10 +47,15 @@ func newFollowerMetrics(f *follower, r prometheus.Registerer) *followerMetrics {
 			Help: "How long the last snapshot of the control plane took.",
 		}),
 	}
+	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    prefix + "revocation_lag_seconds",
+		Help:    "From a revocation's time in the control plane's database until it was in force here, by the clocks of both.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 15, 60, 600},
+	})
 	for _, kind := range []string{controlplane.KindUpsert, controlplane.KindRevoke, controlplane.KindRecall, controlplane.KindHead} {
 		m.events.WithLabelValues(kind)
 	}
-	r.MustRegister(m.events, snapshots, m.gone, m.watches, m.at, m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	r.MustRegister(m.events, snapshots, m.gone, m.watches, m.at, m.duration, m.lag, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: prefix + "watch_in_sync",
 		Help: "Whether the watch of the control plane is in sync: 1 or 0. While it is, all that the gateway knows is fresh.",
 	}, func() float64 {

@@ -47,6 +47,15 @@ type gateway struct {
 	log        *logs
 	hup        <-chan os.Signal
 	instance   string
+
+	remote *remoteStanding // nil: the control plane is this process's
+}
+
+// remoteStanding is what a gateway keeps a snapshot with, for when its control plane is away.
+type remoteStanding struct {
+	identity *identity
+	token    func() (token.Secret, error) // the runtime token, as it is now
+	stranger error                        // what answers is no control plane; nil: nothing else is there
 }
 
 // standing is the gateway's own, with its control plane.
@@ -65,6 +74,9 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 		return err
 	}
 	defer k.close()
+	if err := k.restore(g.remote); err != nil {
+		return err
+	}
 	records, closeRecords, err := openRecords(cfg)
 	if err != nil {
 		return err

@@ -55,9 +55,11 @@ type identity struct {
 
 	org atomic.Pointer[string] // nil before the identity is confirmed; read at each request
 
-	mu     sync.Mutex
-	err    error // nil: confirmed
-	answer time.Time
+	mu         sync.Mutex
+	err        error         // nil: confirmed
+	unverified bool          // confirmed by a saved snapshot, or with another token than there is now: to be verified
+	profile    *abac.Profile // of the runtime token, once it is confirmed
+	answer     time.Time
 }
 
 // newIdentity takes the fields above the lock, set.
@@ -78,13 +80,19 @@ func (i *identity) start(ctx context.Context) error {
 		return err
 	}
 	if what := stranger(err); what != "" {
-		return refusedError("at " + i.url + " there is no kt-gateway control plane (" + what + "): set control_plane.url, or KEEPTRUSTS_API_URL, to the address of one")
+		return strangerError("at " + i.url + " there is no kt-gateway control plane (" + what + "): set control_plane.url, or KEEPTRUSTS_API_URL, to the address of one")
 	}
 	if err != nil {
 		i.log.Warn("the control plane does not answer: not ready until it does", zap.String("url", i.url), zap.Error(err))
 	}
 	return nil
 }
+
+// strangerError says that what answers is no control plane. It ends a start, unless a
+// saved snapshot says that there was one.
+type strangerError string
+
+func (e strangerError) Error() string { return string(e) }
 
 // stranger says what answered in place of a control plane; "" when it may be one, or
 // a proxy that can't reach it.
@@ -104,7 +112,7 @@ func stranger(err error) string {
 func (i *identity) keep(ctx context.Context) {
 	pause := 100 * time.Millisecond
 	for {
-		if i.confirmed() == nil {
+		if i.settled() {
 			pause = 100 * time.Millisecond
 			select {
 			case <-ctx.Done():
@@ -151,9 +159,79 @@ func (i *identity) verify(ctx context.Context) error {
 		i.answer, i.err = i.now(), err
 	}
 	if err == nil {
+		i.unverified, i.profile = false, p
 		i.org.Store(&p.OrgID)
 	}
 	return err
+}
+
+// resume takes the identity from a snapshot for which the control plane last vouched at
+// that time, unless it has been verified by now. It goes on being verified.
+func (i *identity) resume(p *abac.Profile, vouched time.Time) error {
+	if err := i.check(p); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case i.err == nil && i.profile.OrgID != p.OrgID:
+		return errors.New("it is of another org")
+	case i.err == nil:
+		return nil
+	case i.err != errNotIdentified:
+		return i.err
+	}
+	i.err, i.unverified, i.profile, i.answer = nil, true, p, vouched
+	i.org.Store(&p.OrgID)
+	return nil
+}
+
+// forget undoes resume.
+func (i *identity) forget() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err == nil && i.unverified {
+		i.err, i.unverified = errNotIdentified, false
+		i.org.Store(nil)
+	}
+}
+
+// renewed notes that there is another runtime token now.
+func (i *identity) renewed() {
+	i.mu.Lock()
+	i.unverified = true
+	i.mu.Unlock()
+	i.verifyAgain()
+}
+
+func (i *identity) verifyAgain() {
+	select {
+	case i.again <- struct{}{}:
+	default:
+	}
+}
+
+// own is the runtime token's profile; nil unless the identity is confirmed.
+func (i *identity) own() *abac.Profile {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err != nil {
+		return nil
+	}
+	return i.profile
+}
+
+// refused says whether the last answer refused this gateway's identity.
+func (i *identity) refused() bool {
+	var refused refusedError
+	return errors.As(i.confirmed(), &refused)
+}
+
+// settled says whether the identity is confirmed and nothing waits to be verified.
+func (i *identity) settled() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err == nil && !i.unverified
 }
 
 // refusedError is a final answer: this runtime token does not identify this gateway.
@@ -233,6 +311,9 @@ func (i *identity) ready() error {
 	if i.err != nil {
 		return i.err
 	}
+	if at := i.profile.ExpiresAt; at != nil && !at.After(i.now()) { // no message is needed for that
+		return i.refuse("expired at %s", at.UTC().Format(time.RFC3339))
+	}
 	if away := i.now().Sub(i.answer); away > i.maxStale {
 		return fmt.Errorf("the control plane has not answered for %s", away.Round(time.Second))
 	}
@@ -265,13 +346,34 @@ func (i *identity) Watch(ctx context.Context, since int64, each func(controlplan
 		return err
 	}
 	err := i.remote.Watch(ctx, since, func(e controlplane.Event) {
-		if e.Kind == controlplane.KindHead {
-			i.observe(nil)
-		}
+		i.told(&e)
 		each(e)
 	})
 	i.observe(err)
 	return err
+}
+
+// told takes what a watch tells of the control plane and of the runtime token.
+func (i *identity) told(e *controlplane.Event) {
+	if e.Kind == controlplane.KindHead {
+		i.observe(nil)
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if e.TokenID == "" || i.profile == nil || i.profile.ID != e.TokenID {
+		return
+	}
+	switch e.Kind {
+	case controlplane.KindUpsert:
+		i.profile = e.Profile
+	case controlplane.KindRevoke:
+		if i.err == nil {
+			i.err = i.refuse("has been revoked or quarantined")
+			i.log.Error("the control plane refuses this gateway's identity: not ready", zap.Error(i.err))
+			i.verifyAgain()
+		}
+	}
 }
 
 // Snapshot tells all that there is, once the identity is confirmed.
@@ -331,8 +433,5 @@ func (i *identity) observe(err error) {
 		return
 	}
 	i.log.Error("the control plane refuses this gateway's identity: not ready", zap.Error(refused))
-	select {
-	case i.again <- struct{}{}:
-	default:
-	}
+	i.verifyAgain()
 }

@@ -22,9 +22,12 @@ const leaveWithin = 5 * time.Second
 type knowledge struct {
 	cache     *tokencache.Cache
 	ledger    *budget.Ledger
+	budgets   *budgets
 	teams     *teams
 	follower  *follower
+	keeper    *keeper // nil: the control plane is this process's, and has its database
 	following bool
+	keeping   bool
 	log       *zap.Logger
 }
 
@@ -45,17 +48,32 @@ func (g *gateway) know() (*knowledge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the ledger of budgets: %w", err)
 	}
+	k.budgets = &budgets{ledger: k.ledger}
+	var applied atomic.Int64
+	var stopped func(string, int64)
+	learned := func() {}
+	if g.remote != nil {
+		k.keeper = newKeeper(&keeper{
+			dir: g.data.path, gatewayID: cfg.GatewayID, maxStale: cfg.ControlPlane.MaxStale, identity: g.remote.identity, token: g.remote.token,
+			teams: k.teams, budgets: k.budgets, applied: &applied, log: g.log.Logger, now: time.Now,
+		}, g.registry)
+		stopped, learned, k.teams.told = k.keeper.stopped, k.keeper.changed, k.keeper.deleted
+	}
 	k.cache, err = tokencache.New(tokencache.Options{
 		Profiles: cfg.Cache.Profiles, FreshFor: cfg.ControlPlane.FreshFor, MaxStale: cfg.ControlPlane.MaxStale,
-		Loader: loader{g.authority, k.ledger, k.teams}, Registerer: g.registry, Log: g.log.Logger, GatewayID: cfg.GatewayID,
+		Loader: loader{g.authority, k.budgets, k.teams, learned}, Registerer: g.registry, Log: g.log.Logger, GatewayID: cfg.GatewayID,
+		Stopped: stopped,
 	})
 	if err != nil {
 		k.settle()
 		return nil, err
 	}
 	away.Store(k.cache)
+	if k.keeper != nil {
+		k.keeper.cache = k.cache
+	}
 	k.follower = newFollower(&follower{
-		from: g.authority, cache: k.cache, ledger: k.ledger, teams: k.teams, profiles: cfg.Cache.Profiles, log: g.log.Logger, changed: func(*abac.Profile) {},
+		from: g.authority, cache: k.cache, ledger: k.ledger, budgets: k.budgets, keeper: k.keeper, applied: &applied, teams: k.teams, profiles: cfg.Cache.Profiles, log: g.log.Logger, changed: func(*abac.Profile) {},
 		self: record.Report{Instance: g.instance, Build: build(), MaxStale: cfg.ControlPlane.MaxStale, Folder: folder},
 	}, g.registry)
 	return k, nil
@@ -72,6 +90,9 @@ func (k *knowledge) follow(server *proxy.Server) {
 func (k *knowledge) close() {
 	if k.following {
 		k.follower.close()
+	}
+	if k.keeping {
+		k.keeper.close()
 	}
 	k.settle()
 	k.cache.Close()

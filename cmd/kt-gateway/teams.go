@@ -19,6 +19,7 @@ type teams struct {
 	mu      sync.Mutex
 	known   map[string]abac.Team // by id; none of one without a record
 	deleted atomic.Pointer[abac.TeamSet]
+	told    func(abac.Team) // of each that is deleted; nil: nobody is
 }
 
 // upsert takes what teams are now; what is older than what is known changes nothing.
@@ -36,6 +37,9 @@ func (t *teams) upsert(list ...abac.Team) {
 			continue
 		}
 		t.known[n.ID] = n
+		if n.Deleted && t.told != nil {
+			t.told(n)
+		}
 		changed = changed || n.Deleted != was.Deleted
 	}
 	if !changed {
@@ -48,6 +52,18 @@ func (t *teams) upsert(list ...abac.Team) {
 		}
 	}
 	t.deleted.Store(abac.NewTeamSet(ids...))
+}
+
+// gone returns those that are deleted.
+func (t *teams) gone() (list []abac.Team) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.known {
+		if n.Deleted {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // settle takes all that are deleted as of a revision: of the others that are known none is.
