@@ -32,6 +32,9 @@ PUT    /v1/teams/{id}            200        401  401     401     403     403    
 DELETE /v1/teams/{id}            200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/usage                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/gateways              200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+GET    /v1/gateways/{id}         200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+PUT    /v1/gateways/{id}         200        401  401     401     403     403         403     403   nyv   exp     rev     rev
+DELETE /v1/gateways/{id}         200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/audit                 200        401  401     401     403     403         403     403   nyv   exp     rev     rev
 GET    /v1/whoami                200        401  401     401     403     200         200     200   nyv   exp     rev     rev
 GET    /v1/whoami/usage          403        401  401     401     403     200         403     403   nyv   exp     rev     rev
@@ -95,10 +98,11 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 						"requests": 1, "budgets": []fields{{"budget": id, "amount": 1}}}}},
 				}[method+" "+path]
 				p.must(201, "PUT", "/v1/teams/"+id, nil)
+				p.must(201, "PUT", "/v1/gateways/"+id, nil)
 				p.must(201, "PUT", "/v1/budgets/"+id, fields{"unit": "usd", "window": "day", "limit": "1"})
 				things := func() string {
 					return p.must(200, "GET", "/v1/tokens/"+id, nil).raw + p.must(200, "GET", "/v1/budgets/"+id, nil).raw +
-						p.must(200, "GET", "/v1/teams/"+id, nil).raw
+						p.must(200, "GET", "/v1/teams/"+id, nil).raw + gateway(p, id)
 				}
 				before := things()
 				a := p.call(bearer, method, strings.ReplaceAll(path, "{id}", id), body)
@@ -118,6 +122,9 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 		}
 	}
 }
+
+// gateway is what is answered of a record, if there is one.
+func gateway(p *plane, id string) string { return p.admin("GET", "/v1/gateways/"+id, nil).raw }
 
 // callerNamed makes the credential of a column.
 func (p *plane) callerNamed(name string) string {

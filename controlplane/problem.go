@@ -79,6 +79,7 @@ var codes = map[string]meaning{
 	"token_not_found":            {http.StatusNotFound, kindInvalid},
 	"budget_not_found":           {http.StatusNotFound, kindInvalid},
 	"team_not_found":             {http.StatusNotFound, kindInvalid},
+	"gateway_not_found":          {http.StatusNotFound, kindInvalid},
 	"budget_conflict":            {http.StatusConflict, kindInvalid},
 	codeTargetRevoked:            {http.StatusConflict, kindInvalid},
 	"token_not_quarantined":      {http.StatusConflict, kindInvalid},

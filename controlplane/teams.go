@@ -12,7 +12,7 @@ import (
 	"github.com/keeptrusts/gateway/controlplane/store"
 )
 
-const maxTeamName = 200 // characters
+const maxRecordName = 200 // characters, of a team or gateway
 
 // teamAnswer is a team that has a record, as answered.
 type teamAnswer struct {
@@ -88,15 +88,12 @@ func (s *Server) putTeam(c *call) (int, any, error) {
 	if err := known(c.body, "", "id", "org_id", "name"); err != nil {
 		return 0, nil, err
 	}
-	if err := s.teamID(c); err != nil {
+	if err := s.recordID(c, "A team's"); err != nil {
 		return 0, nil, err
 	}
-	name, err := text(c.body, "name")
-	switch {
-	case err != nil:
+	name, err := recordName(c)
+	if err != nil {
 		return 0, nil, err
-	case utf8.RuneCountInString(name) > maxTeamName:
-		return 0, nil, refuse("invalid_value", "name must have at most %d characters.", maxTeamName).at("name")
 	}
 	org, err := budgetOrg(c)
 	if err != nil {
@@ -130,6 +127,15 @@ func (s *Server) putTeam(c *call) (int, any, error) {
 	return status, teamOf(&next), err
 }
 
+// recordName reads the name of a body; "" where there is none.
+func recordName(c *call) (string, error) {
+	name, err := text(c.body, "name")
+	if err == nil && utf8.RuneCountInString(name) > maxRecordName {
+		return "", refuse("invalid_value", "name must have at most %d characters.", maxRecordName).at("name")
+	}
+	return name, err
+}
+
 // deletedTeam is the answer to DELETE: who has applied it, as of a revocation.
 type deletedTeam struct {
 	teamAnswer
@@ -143,7 +149,7 @@ func (s *Server) deleteTeam(c *call) (int, any, error) {
 	if err := known(c.body, ""); err != nil {
 		return 0, nil, err
 	}
-	if err := s.teamID(c); err != nil {
+	if err := s.recordID(c, "A team's"); err != nil {
 		return 0, nil, err
 	}
 	org, err := budgetOrg(c)
@@ -183,13 +189,13 @@ func (s *Server) deleteTeam(c *call) (int, any, error) {
 	return http.StatusOK, deletedTeam{teamOf(&next), t.confirmed, t.unconfirmed}, nil
 }
 
-// teamID refuses an id of the path that no team can have.
-func (s *Server) teamID(c *call) error {
+// recordID refuses an id of the path that no record can have. whose is like "A team's".
+func (s *Server) recordID(c *call, whose string) error {
 	switch {
 	case s.holdsToken(c.token):
 		return refuse("invalid_value", "The path holds a token's string, which is stored nowhere. Rotate it: URLs are kept in logs.").at("id")
 	case !abac.ValidID(c.token):
-		return refuse("invalid_value", "A team's id %s.", wantID).at("id")
+		return refuse("invalid_value", "%s id %s.", whose, wantID).at("id")
 	}
 	if id, err := text(c.body, "id"); err != nil {
 		return err

@@ -35,12 +35,17 @@ const (
 	eventTeamChanged  = "team.changed"
 	eventTeamDeleted  = "team.deleted"
 	eventTeamRestored = "team.restored"
+
+	eventGatewayCreated = "gateway.created"
+	eventGatewayUpdated = "gateway.updated"
+	eventGatewayDeleted = "gateway.deleted"
 )
 
 var events = []string{
 	eventCreated, eventImported, eventUpdated, eventRotated, eventRevoked, eventQuarantined, eventReleased, eventMisplaced,
 	eventBudgetCreated, eventBudgetChanged, eventBudgetToppedUp,
 	eventTeamCreated, eventTeamChanged, eventTeamDeleted, eventTeamRestored,
+	eventGatewayCreated, eventGatewayUpdated, eventGatewayDeleted,
 }
 
 // minted is the one answer that holds a token's string.
