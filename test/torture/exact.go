@@ -102,6 +102,11 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 	var mu sync.Mutex
 	var beside sync.WaitGroup
 	if r.meanwhile != nil {
+		for _, g := range f.gateways { // it is about budgets
+			if err := g.knows(ctx, tokens[0]); err != nil {
+				return nil, err
+			}
+		}
 		beside.Go(r.meanwhile)
 	}
 	together(r.callers, func(i int) {

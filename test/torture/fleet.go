@@ -182,12 +182,31 @@ func (c *child) ready(ctx context.Context, url string) error {
 	}
 }
 
-func get(ctx context.Context, url string) ([]byte, error) {
+// knows waits until a gateway knows a token, a second at most from its minting on.
+func (g *gateway) knows(ctx context.Context, t token) error {
+	for {
+		_, err := getAs(ctx, t.Token, "http://"+g.addr+"/v1/models")
+		if err == nil {
+			return nil
+		}
+		if time.Since(t.minted) > time.Second || ctx.Err() != nil {
+			return fmt.Errorf("%s does not know a token %s after it was minted: %w", g.name, time.Since(t.minted).Round(time.Millisecond), err)
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+func get(ctx context.Context, url string) ([]byte, error) { return getAs(ctx, "", url) }
+
+func getAs(ctx context.Context, bearer, url string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
