@@ -6,6 +6,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/keeptrusts/gateway/record"
 )
 
 // unwakeable is an upstream's connection that is silent after its head, and panics
@@ -112,5 +117,30 @@ func TestAnEventWithoutAnEndIsADeadUpstream(t *testing.T) {
 	<-gone.of("it")
 	if l := g.line(r.header.Get("X-Request-Id")); l["code"] != codeUpstreamError {
 		t.Errorf("logged as %v", l)
+	}
+}
+
+// losing is a sink that has lost records; losingCore a log's that has lost lines.
+type losing struct{ n uint64 }
+
+func (l *losing) Write(*record.Record) error { return nil }
+func (l *losing) Close() error               { return nil }
+func (l *losing) Dropped() uint64            { return l.n }
+
+type losingCore struct{ zapcore.Core }
+
+func (losingCore) Dropped() uint64 { return 5 }
+
+func TestWhatASinkHasLostIsCounted(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url), func(o *Options) {
+		o.Records, o.Log = &losing{n: 7}, zap.New(losingCore{o.Log.Core()})
+	})
+	if n := g.metric("keeptrusts_gateway_records_dropped_total"); n != 7 {
+		t.Errorf("%v records", n)
+	}
+	if n := g.metric("keeptrusts_gateway_log_lines_dropped_total"); n != 5 {
+		t.Errorf("%v lines", n)
 	}
 }

@@ -77,6 +77,9 @@ func newMetrics(s *Server, r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
+	if err := registerDrops(s, r); err != nil {
+		return nil, err
+	}
 	for _, c := range []prometheus.Collector{
 		m.requests, m.tokens, m.duration, m.gateway, m.upstream, m.misplaced, m.panics, m.left, m.unmetered, m.cost, decisions,
 		gaugeOf(ns+"requests_open", "Requests being served.", func() float64 { return float64(s.open.Load()) }),
@@ -90,6 +93,28 @@ func newMetrics(s *Server, r prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// registerDrops tells what a sink that failed or stood still has lost.
+func registerDrops(s *Server, r prometheus.Registerer) error {
+	type dropper interface{ Dropped() uint64 }
+	for _, d := range []struct {
+		name, help string
+		sink       any
+	}{
+		{"records_dropped_total", "Decision records that could not be kept.", s.records},
+		{"log_lines_dropped_total", "Log lines that stderr did not take.", s.log.Core()},
+	} {
+		sink, ok := d.sink.(dropper)
+		if !ok {
+			continue
+		}
+		opts := prometheus.CounterOpts{Name: "keeptrusts_gateway_" + d.name, Help: d.help}
+		if err := r.Register(prometheus.NewCounterFunc(opts, func() float64 { return float64(sink.Dropped()) })); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // admissionCodes are the reasons of check 7, and that it could not be made.

@@ -14,14 +14,14 @@ import (
 
 const (
 	logFlushEvery = 100 * time.Millisecond
-	logBuffer     = 32 << 10 // bytes; full, it is written at once. A larger one costs more: it leaves the processor's cache
+	logBuffer     = 32 << 10 // bytes that are written at once. A larger one costs more: it leaves the processor's cache
 )
 
 // logs is the process's log: JSON lines on stderr, buffered, never sampled.
 type logs struct {
 	*zap.Logger
 	level zap.AtomicLevel
-	sink  *zapcore.BufferedWriteSyncer
+	sink  *logWriter
 }
 
 // openLogs starts a log at a level of the config's. Close it to see its last lines.
@@ -30,7 +30,7 @@ func openLogs(stderr io.Writer, level string) (*logs, error) {
 	if err := l.setLevel(level); err != nil {
 		return nil, err
 	}
-	l.sink = &zapcore.BufferedWriteSyncer{WS: zapcore.AddSync(stderr), Size: logBuffer, FlushInterval: logFlushEvery}
+	l.sink = newLogWriter(stderr)
 	enc := zapcore.NewJSONEncoder(zapcore.EncoderConfig{
 		TimeKey: "ts", LevelKey: "level", MessageKey: "msg", NameKey: "logger", StacktraceKey: "stack",
 		EncodeTime:     zapcore.RFC3339NanoTimeEncoder,
@@ -45,8 +45,11 @@ func openLogs(stderr io.Writer, level string) (*logs, error) {
 // zap's encoder. Both write the same form; TestLogLine holds them together.
 type lineCore struct {
 	zapcore.Core
-	sink zapcore.WriteSyncer
+	sink *logWriter
 }
+
+// Dropped counts the lines that are lost; the server finds it, and tells of it in a metric.
+func (c lineCore) Dropped() uint64 { return c.sink.Dropped() }
 
 // With keeps the wrapper; fields that were added make every line zap's.
 func (c lineCore) With(fields []zapcore.Field) zapcore.Core {
@@ -78,17 +81,17 @@ func (c lineCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 // WriteRecord is Write of a record alone, without zap's way to it: the server finds
 // it and calls it itself.
 func (c lineCore) WriteRecord(level zapcore.Level, at time.Time, msg string, r *record.Record) error {
-	line, _ := lines.Get().(*[]byte)
+	line, _ := lineBuffers.Get().(*[]byte)
 	if line == nil {
 		line = new([]byte)
 	}
 	*line = r.AppendLog((*line)[:0], level.String(), at, msg)
 	_, err := c.sink.Write(*line)
-	lines.Put(line)
+	lineBuffers.Put(line)
 	return err
 }
 
-var lines sync.Pool // of *[]byte
+var lineBuffers sync.Pool // of *[]byte
 
 func (l *logs) setLevel(level string) error {
 	if level == "" {
@@ -103,4 +106,4 @@ func (l *logs) setLevel(level string) error {
 }
 
 // close writes what is buffered.
-func (l *logs) close() { _ = l.sink.Stop() }
+func (l *logs) close() { l.sink.close() }
