@@ -7,14 +7,10 @@ import (
 	"strings"
 )
 
-// garbagePercent trades memory for CPU: the heap is small, and what lives in it
-// is mostly profiles that stay.
-const garbagePercent = 400
-
 // tuneMemory sets the collector for a proxy, unless GOGC and GOMEMLIMIT do.
 func tuneMemory(env func(string) (string, bool)) {
 	if _, ok := env("GOGC"); !ok {
-		debug.SetGCPercent(garbagePercent)
+		paceGarbage()
 	}
 	if _, ok := env("GOMEMLIMIT"); ok {
 		return
