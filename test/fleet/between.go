@@ -24,15 +24,17 @@ type between struct {
 	plane   string
 
 	lookups   atomic.Int64 // resolve calls that came
+	wanted    atomic.Int64 // those of the expected, which are not among lookups
 	underWay  atomic.Int64
 	most      atomic.Int64 // of underWay
 	snapshots atomic.Int64
 
-	mu   sync.Mutex
-	past map[string]kept                            // by digest: what is answered instead of what is
-	hold func(digest string) (wait <-chan struct{}) // before an answer is passed on; nil: none is held
-	ends []chan struct{}                            // of watches under way
-	deaf chan struct{}                              // while it is open no watch is answered; nil: they are
+	mu       sync.Mutex
+	past     map[string]kept                            // by digest: what is answered instead of what is
+	hold     func(digest string) (wait <-chan struct{}) // before an answer is passed on; nil: none is held
+	ends     []chan struct{}                            // of watches under way
+	expected map[string]bool                            // digests that may be looked up
+	deaf     chan struct{}                              // while it is open no watch is answered; nil: they are
 }
 
 // kept is an answer of the past.
@@ -48,9 +50,10 @@ func newBetween(t *trial, plane string) (*between, string, error) {
 		return nil, "", err
 	}
 	b := &between{
-		plane:   "http://" + plane,
-		passing: httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: plane}),
-		client:  &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}, Timeout: 30 * time.Second},
+		plane:    "http://" + plane,
+		passing:  httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: plane}),
+		client:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}, Timeout: 30 * time.Second},
+		expected: map[string]bool{},
 	}
 	b.passing.FlushInterval = -1 // the watch
 	b.passing.ErrorLog = log.New(io.Discard, "", 0)
@@ -123,7 +126,6 @@ func (b *between) watch(w http.ResponseWriter, r *http.Request) {
 
 // resolve answers as it is, as it was, or late.
 func (b *between) resolve(w http.ResponseWriter, r *http.Request) {
-	b.lookups.Add(1)
 	now := b.underWay.Add(1)
 	defer b.underWay.Add(-1)
 	for most := b.most.Load(); now > most && !b.most.CompareAndSwap(most, now); most = b.most.Load() {
@@ -136,8 +138,13 @@ func (b *between) resolve(w http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(asked, &body) // the control plane says what is wrong with it
 	b.mu.Lock()
 	old, falsified := b.past[body.SHA256]
-	hold := b.hold
+	hold, expected := b.hold, b.expected[body.SHA256]
 	b.mu.Unlock()
+	if expected {
+		b.wanted.Add(1)
+	} else {
+		b.lookups.Add(1)
+	}
 	if falsified {
 		pause(r.Context(), old.delay)
 		answer(w, old.status, old.body)
