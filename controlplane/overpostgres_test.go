@@ -39,6 +39,8 @@ var bothDatabases = []func(*testing.T){
 	TestASnapshotThatBreaksOffBreaksTheConnection,
 	// told_test.go
 	TestWhatIsAnsweredIsKnownToTheGatewayInTheSameProcess, TestAGatewayThatDoesNotTakeItInHoldsNoAnswerUp,
+	TestAGatewaysRecordIsMadeRenamedAndForgotten, TestGatewaysAreListedWithTheirProcesses,
+	TestForgettingAGatewayNamesTheTokensThatLetItIn, TestADataPlanesRefusalIsNotTakenForAControlPlanes,
 	TestATeamIsMadeRenamedDeletedAndRestored, TestTeamsAreListedInPages, TestATeamWithoutARecordIsDeletedForItsTokens,
 	TestADeletedTeamIsOneEventOnEveryWatch,
 	TestUsageIsToldByTokenTeamModelAndDay, TestAnIntegrationSeesItsOwnUsageAlone,
