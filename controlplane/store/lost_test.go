@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -143,10 +142,73 @@ func TestAConnectionThatBreaksAmidAChangeCostsNothing(t *testing.T) {
 	}); err != nil || runs != 2 {
 		t.Errorf("money: %d runs, %v", runs, err)
 	}
-	// What may have been committed is not made again, unless that is harmless.
-	broken := &unsure{errors.Join(context.DeadlineExceeded, errors.New("broken"))}
-	if lost(broken) {
-		t.Error("a deadline is no lost connection")
+}
+
+// TestAConnectionThatBreaksAtTheCommit: nobody knows whether it took place. Money may
+// be told again, a change is not made twice.
+func TestAConnectionThatBreaksAtTheCommit(t *testing.T) {
+	ctx := context.Background()
+	s := openPG(t, postgresURL(t))
+	for _, q := range []string{
+		`CREATE SEQUENCE commits`,
+		`CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN IF nextval('commits') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL; END $$`,
+		`CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON tokens DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION breaks()`,
+		`CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON top_ups DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION breaks()`,
+	} {
+		if _, err := s.write.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runs := 0
+	n := sample(s, "n")
+	err := s.Update(ctx, noon, func(tx *Tx) error {
+		runs++
+		return tx.Insert(ctx, &n)
+	})
+	if err == nil || runs != 1 {
+		t.Errorf("a change: %d runs, %v", runs, err)
+	}
+	if _, err := s.write.Exec(`ALTER SEQUENCE commits RESTART`); err != nil {
+		t.Fatal(err)
+	}
+	runs = 0
+	err = s.beside(ctx, func(ctx context.Context, tx *Tx) error {
+		runs++
+		_, err := tx.exec(ctx, `INSERT INTO top_ups (org_id, budget, request, amount, win, at) VALUES ('o', 'b', 'r', 1, 'w', 1)`)
+		return err
+	})
+	if err != nil || runs != 2 {
+		t.Errorf("money: %d runs, %v", runs, err)
+	}
+}
+
+// TestReplicasClocksMayDiffer: what a shortage and a silence are reckoned from is the
+// time of the server, whosever clock is wrong.
+func TestReplicasClocksMayDiffer(t *testing.T) {
+	ctx := context.Background()
+	s := openPG(t, postgresURL(t))
+	s.clock = func() time.Time { return time.Now().Add(time.Hour) }
+	if err := s.Update(ctx, time.Now(), func(tx *Tx) error {
+		_, _, err := tx.PutBudget(ctx, &Budget{OrgID: "org",
+			Record: budget.Record{ID: "b", Unit: budget.Requests, Window: budget.Total, Limit: 10, Mode: budget.Enforce}})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for session, amount := range map[string]int64{"one": 8, "two": 8} {
+		if _, _, err := s.Leases(ctx, "org", "gw", &budget.Call{Session: session, Seq: 1, Needs: [][]budget.Need{needOf(amount, "b")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var short, told, heard int64
+	if err := s.read.QueryRow(`SELECT phase_at, told_at, (SELECT MAX(last_seen) FROM sessions) FROM counters WHERE phase = 1`).Scan(&short, &told, &heard); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{short, told, heard} {
+		if off := time.Since(timeOf(at)).Abs(); off > time.Minute {
+			t.Errorf("noted at a time that is %v off", off)
+		}
 	}
 }
 
