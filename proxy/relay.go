@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -264,16 +263,19 @@ func (x *exchange) rejected(t *servedTarget) error {
 func (x *exchange) setHead() {
 	a, h := &x.answer, &x.ctx.Response.Header
 	x.ctx.SetStatusCode(a.status)
-	if len(a.contentType) > 0 {
+	echoes := func(b []byte) bool { return a.status >= 400 && x.target.leaks(b) }
+	if len(a.contentType) > 0 && !echoes(a.contentType) {
 		h.SetContentTypeBytes(a.contentType)
 	} else {
 		h.SetNoDefaultContentType(true)
 	}
 	for _, p := range a.passed[:a.n] {
-		h.SetBytesKV(p.name, p.value)
+		if !echoes(p.value) {
+			h.SetBytesKV(p.name, p.value)
+		}
 	}
 	h.SetCanonical(headRequestID, x.id[:])
-	if len(a.requestID) > 0 && len(a.requestID) <= 128 {
+	if len(a.requestID) > 0 && len(a.requestID) <= 128 && !echoes(a.requestID) {
 		h.SetCanonical(headUpstreamRequestID, a.requestID)
 	}
 	h.SetCanonical(headTarget, x.target.idBytes)
@@ -302,7 +304,7 @@ func (x *exchange) takeWhole(t *servedTarget) ([]byte, error) {
 		x.drop()
 		return nil, refuse(codeUpstreamError, "Target %s sent a compressed answer that nobody asked for.", t.up.id)
 	}
-	if x.answer.status >= 400 && !t.up.secret.Empty() && bytes.Contains(body, []byte(t.up.secret.Reveal())) {
+	if x.answer.status >= 400 && t.up.leaks(body) {
 		x.drop()
 		return nil, refuse(codeUpstreamError, "Target %s answered %d with an error that can't be passed on.", t.up.id, x.answer.status)
 	}

@@ -221,6 +221,10 @@ func (s *stream) take() error {
 	if s.ended {
 		s.out = append(s.out, x.meter.End()...)
 	}
+	if x.target.leaksEvent(s.out[frameRoom:]) {
+		s.out = s.out[:frameRoom]
+		return errLeak
+	}
 	if x.rec.FirstByte == 0 && len(s.out) > frameRoom {
 		x.rec.FirstByte = time.Since(x.began)
 	}
