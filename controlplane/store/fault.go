@@ -41,8 +41,12 @@ func (u *unsure) Unwrap() error { return u.err }
 func lost(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		// admin_shutdown, crash_shutdown, cannot_connect_now; connection exceptions
-		return pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03" || strings.HasPrefix(pg.Code, "08")
+		switch pg.Code {
+		case "57P01", "57P02", "57P03", // admin_shutdown, crash_shutdown, cannot_connect_now
+			"25P03": // idle_in_transaction_session_timeout
+			return true
+		}
+		return strings.HasPrefix(pg.Code, "08") // connection exceptions
 	}
 	var refused *pgconn.ConnectError
 	if errors.As(err, &refused) {

@@ -23,6 +23,9 @@ const (
 	pgSilent      = 10 * time.Second // a server that acknowledges nothing for so long is gone
 	// pgStatement bounds one statement: a caller has given up long before.
 	pgStatement = "30s"
+	// pgFrozen is how long the database waits for the next word of a transaction: what it
+	// has locked, every replica waits for.
+	pgFrozen = "5s"
 )
 
 // openPostgres opens a database of a PostgreSQL server, or of one that speaks its
@@ -35,7 +38,7 @@ func openPostgres(ctx context.Context, dsn string) (*Store, error) {
 	cfg.ConnectTimeout = pgDial
 	cfg.DialFunc = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: pgSilent / 2, Interval: pgSilent / 4, Count: 2}, Control: giveUp}).DialContext
 	for key, value := range map[string]string{
-		"application_name": "kt-gateway", "statement_timeout": pgStatement,
+		"application_name": "kt-gateway", "statement_timeout": pgStatement, "idle_in_transaction_session_timeout": pgFrozen,
 		"default_transaction_isolation": "read committed", "timezone": "UTC",
 	} {
 		if _, set := cfg.RuntimeParams[key]; !set {

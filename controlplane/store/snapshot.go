@@ -13,7 +13,7 @@ import (
 )
 
 // snapshotStatement bounds a statement of a snapshot, which lasts as long as its
-// reader takes.
+// reader takes, and the time between two.
 const snapshotStatement = "10min"
 
 // Known is what the index has of a token: enough to say whose it is.
@@ -53,7 +53,7 @@ func (s *Store) Snapshot(ctx context.Context, of SnapshotOf, told *SnapshotTold)
 	defer func() { _ = tx.Rollback() }()
 	r := &snapshot{tx: tx, of: of, told: told}
 	if s.turns {
-		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = '`+snapshotStatement+`'`); err != nil {
+		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = '`+snapshotStatement+`'; SET LOCAL idle_in_transaction_session_timeout = '`+snapshotStatement+`'`); err != nil {
 			return fmt.Errorf("read a snapshot: %w", err)
 		}
 	}
