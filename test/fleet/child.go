@@ -102,7 +102,7 @@ func (c *child) tail() []byte {
 
 // ready waits until url answers 200.
 func (c *child) ready(ctx context.Context, url string) error {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		_, err := get(ctx, url)
 		if err == nil {
@@ -116,7 +116,7 @@ func (c *child) ready(ctx context.Context, url string) error {
 }
 
 // prober asks operations listeners: it waits for none that hangs.
-var prober = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 10 * time.Second}}
+var prober = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 10 * time.Second}}
 
 func get(ctx context.Context, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -5,10 +5,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/token"
 )
 
 const gatewayConf = `gateway_id: %[1]s
@@ -287,4 +291,24 @@ func (f *fleet) inSync(ctx context.Context, within time.Duration) error {
 			pause(ctx, 50*time.Millisecond)
 		}
 	})
+}
+
+// lookUp asks what a token is, as a gateway does but through the balancer alone.
+func (f *fleet) lookUp(ctx context.Context, g *gateway, d token.Digest) (status int, body []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.admin.url+"/v1/runtime/resolve", strings.NewReader(`{"sha256":"`+d.String()+`"}`))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+g.runtime.Token)
+	req.Header.Set("Content-Type", "application/json")
+	res, err := f.admin.client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	body, err = io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = &refusedError{"resolve", res.StatusCode, body}
+	}
+	return res.StatusCode, body, err
 }

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,23 +65,12 @@ func floodRestart(ctx context.Context, t *trial) error {
 func (x *flooded) remember(ctx context.Context) (map[string]kept, error) {
 	past := map[string]kept{}
 	for _, v := range x.victims {
-		d := v.digest().String()
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.admin.url+"/v1/runtime/resolve", bytes.NewBufferString(`{"sha256":"`+d+`"}`))
+		d := v.digest()
+		status, body, err := x.lookUp(ctx, x.gateways[0], d)
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Authorization", "Bearer "+x.gateways[0].runtime.Token)
-		req.Header.Set("Content-Type", "application/json")
-		res, err := x.admin.client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		body, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if err != nil || res.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("resolve: %d %w", res.StatusCode, err)
-		}
-		past[d] = kept{status: res.StatusCode, body: body, delay: rand.N(1500 * time.Millisecond)}
+		past[d.String()] = kept{status: status, body: body, delay: rand.N(1500 * time.Millisecond)}
 	}
 	return past, nil
 }

@@ -27,6 +27,7 @@ func scenarios() []*scenario {
 		{"flood-restart", "revoked, then a flood, stale answers, kill -9 and a restart in an outage: nothing comes back", 90, false, floodRestart},
 		{"watch-cut", "watches cut at random offsets during edits, a replica killed: every gateway knows what the control plane does", 130, true, watchCut},
 		{"restart", "gateways started anew in an outage, from their snapshot or from what is none", 200, false, restart},
+		{"million", "1,000,000 tokens in PostgreSQL, 200,000 of them hot in one gateway", 170, false, million},
 		{"unknowns", "tokens that are nobody's, by the thousand a second", 150, false, unknowns},
 		{"one-load", "many at once on one cold token", 30, true, oneLoad},
 		{"outage", "both replicas stopped: what is served, until when, and after", 75, true, outage},
