@@ -258,11 +258,13 @@ func TestAPeerThatReadsNothingDoesNotHoldUpAnAbort(t *testing.T) {
 	defer (<-shaken).Close()
 	// As much as both ends' buffers take, so that one byte more has to wait.
 	filler := make([]byte, 64<<10)
-	for {
-		_ = c.socket.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		if _, err := c.socket.Write(filler); err != nil {
-			break
+	for full := 0; full < 3; {
+		_ = c.socket.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := c.socket.Write(filler); err == nil || n > 0 {
+			full = 0
+			continue
 		}
+		full++
 	}
 	_ = c.socket.SetWriteDeadline(time.Time{})
 	ended := make(chan struct{})
