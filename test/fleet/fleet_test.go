@@ -56,7 +56,7 @@ func TestWrongPartsAndScenariosAreRefused(t *testing.T) {
 
 // scene is a trial that starts no process.
 func scene(t *testing.T) *trial {
-	mine := &trial{harness: &harness{}, dir: t.TempDir()}
+	mine := &trial{harness: &harness{}, dir: t.TempDir(), out: io.Discard}
 	t.Cleanup(mine.close)
 	return mine
 }

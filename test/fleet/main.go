@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -14,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -79,7 +81,8 @@ func unknown(args []string) error {
 	return fmt.Errorf("unknown arguments: %s", strings.Join(args, " "))
 }
 
-// play runs the scenarios one after the other, each with a fleet of its own.
+// play runs the scenarios, each with a fleet of its own: one after the other, and in the
+// short form two at a time.
 func play(o options, chosen []*scenario) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -88,15 +91,26 @@ func play(o options, chosen []*scenario) error {
 		return err
 	}
 	defer h.close()
+	lanes := 1
+	if o.short {
+		lanes = 2
+	}
+	var mu sync.Mutex
 	var failed []string
 	began := time.Now()
-	for _, s := range chosen {
-		if !h.once(ctx, s) {
-			failed = append(failed, s.name)
-		}
+	_ = together(len(chosen), lanes, func(i int) error {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil
 		}
+		if t := h.once(ctx, chosen[i], lanes > 1); t.failed > 0 {
+			mu.Lock()
+			defer mu.Unlock()
+			failed = append(failed, chosen[i].name)
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	fmt.Printf("%d of %d scenarios hold, in %.0f s\n", len(chosen)-len(failed), len(chosen), time.Since(began).Seconds())
 	if len(failed) > 0 {
@@ -166,12 +180,17 @@ func (h *harness) close() {
 	}
 }
 
-// once runs one scenario and says whether every figure of it is within its bound.
-func (h *harness) once(ctx context.Context, s *scenario) bool {
+// once runs one scenario. What it prints comes as it happens, or in one piece at its end.
+func (h *harness) once(ctx context.Context, s *scenario, whole bool) *trial {
 	began := time.Now()
-	fmt.Printf("── %s: %s\n", s.name, s.says)
-	t := &trial{harness: h, name: s.name, dir: filepath.Join(h.dir, s.name)}
+	t := &trial{harness: h, name: s.name, dir: filepath.Join(h.dir, s.name), out: os.Stdout}
+	if whole {
+		var b bytes.Buffer
+		t.out = &b
+		defer func() { _, _ = os.Stdout.Write(b.Bytes()) }()
+	}
 	defer t.close()
+	t.print("── %s: %s\n", s.name, s.says)
 	ctx, cancel := context.WithTimeout(ctx, max(4*time.Duration(s.seconds)*time.Second, 2*time.Minute))
 	defer cancel()
 	err := os.Mkdir(t.dir, 0o700)
@@ -185,6 +204,6 @@ func (h *harness) once(ctx context.Context, s *scenario) bool {
 	if t.failed > 0 {
 		verdict = "FAILED"
 	}
-	fmt.Printf("   %s in %.0f s\n", verdict, time.Since(began).Seconds())
-	return t.failed == 0
+	t.print("   %s in %.0f s\n", verdict, time.Since(began).Seconds())
+	return t
 }

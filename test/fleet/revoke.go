@@ -24,7 +24,7 @@ type revoked struct {
 
 // revoke wants a token that is in use everywhere to be of no use within a second.
 func revoke(ctx context.Context, t *trial) error {
-	lanes, trials := of(t, 5, 5), of(t, 200, 10)
+	lanes, trials := 5, of(t, 200, 10)
 	stale := of(t, 20*time.Second, 4*time.Second)
 	f, err := newFleet(ctx, t, layout{gateways: t.gateways, fresh: stale / 2, stale: stale})
 	if err != nil {
