@@ -65,7 +65,8 @@ func flood(ctx context.Context, t *trial) error {
 		all.Wait()
 		failed, words := under.failures()
 		t.figure(failed == 0 && under.n > 0, "0", "%s: %d calls of another, %d failed%s", f.name, under.n, failed, words)
-		t.figure(true, "printed", "%s: p99 of another %s, %s before", f.name, under.at(0.99).Round(10*time.Microsecond), base.at(0.99).Round(10*time.Microsecond))
+		p99 := under.at(0.99)
+		t.figure(p99 <= time.Second, "1 s", "%s: p99 of another %s, %s before", f.name, p99.Round(10*time.Microsecond), base.at(0.99).Round(10*time.Microsecond))
 		g.sound(ctx, other.Token)
 		g.child.kill()
 	}
@@ -77,7 +78,7 @@ func (g *gateway) flood(ctx context.Context, atOnce int, f func(context.Context)
 	together(atOnce, atOnce, func(int) {
 		for ctx.Err() == nil {
 			f(ctx)
-			pause(ctx, 50*time.Millisecond)
+			pause(ctx, 300*time.Millisecond) // the machine is the victim's too
 		}
 	})
 }
