@@ -100,6 +100,8 @@ func stranger(err error) string {
 	var other *controlplane.StrangerError
 	var api *controlplane.APIError
 	switch {
+	case errors.As(err, &other) && other.DataPlane:
+		return "it is a gateway's data plane"
 	case errors.As(err, &other) && other.Status > 0 && other.Status < http.StatusInternalServerError && other.Status != http.StatusTooManyRequests:
 		return fmt.Sprintf("it answers with status %d, and not as one does", other.Status)
 	case errors.As(err, &api) && (api.Status == http.StatusNotFound || api.Status == http.StatusMethodNotAllowed):
