@@ -29,7 +29,9 @@ func TestAGatewaysRecordIsMadeRenamedAndForgotten(t *testing.T) {
 		{"GET", "/v1/gateways/edge?org_id=org_b", nil, 404, ""},
 		{"DELETE", "/v1/gateways/edge?org_id=org_b", nil, 404, ""},
 		{"DELETE", "/v1/gateways/edge", fields{"force": true}, 400, ""},
+		{"PUT", "/v1/gateways/edge?org_id=org_c", fields{"name": "Theirs"}, 201, "Theirs"},
 		{"DELETE", "/v1/gateways/edge", nil, 200, "The edge"},
+		{"GET", "/v1/gateways/edge?org_id=org_c", nil, 200, "Theirs"},
 		{"DELETE", "/v1/gateways/edge", nil, 404, ""},
 		{"PUT", "/v1/gateways/edge", nil, 201, ""},
 	} {
@@ -49,7 +51,7 @@ func TestAGatewaysRecordIsMadeRenamedAndForgotten(t *testing.T) {
 		}
 		log = append(log, fmt.Sprint(e["event"], " ", name("before"), " ", name("after")))
 	}
-	if got := strings.Join(log, ", "); got != "gateway.created <nil> , gateway.deleted The edge <nil>, gateway.updated Edge The edge, gateway.created <nil> Edge" {
+	if got := strings.Join(log, ", "); got != "gateway.created <nil> , gateway.deleted The edge <nil>, gateway.created <nil> Theirs, gateway.updated Edge The edge, gateway.created <nil> Edge" {
 		t.Errorf("the audit log has %s", got)
 	}
 	if head, err := p.store.Head(t.Context()); err != nil || head != 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -190,5 +191,29 @@ func snapshotEnds(t *testing.T, s *Store) {
 	to := (&told{}).to(cancel)
 	if err := s.Snapshot(ctx, SnapshotOf{OrgID: "org", Profiles: 10, Now: noon}, to); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A reader takes its time, which is not the statement's.
+func TestASnapshotOutlivesTheBoundOfAStatement(t *testing.T) {
+	dsn := postgresURL(t)
+	s := openPG(t, dsn)
+	name := strings.Repeat("n", 100<<10)
+	for range 100 { // more than a socket's buffers hold
+		insert(t, s, sample(s, name))
+	}
+	s = openPG(t, dsn+"&statement_timeout=200ms")
+	if _, err := s.read.Exec(`SELECT pg_sleep(1)`); err == nil {
+		t.Fatal("statements are not bound")
+	}
+	profiles, slow := 0, sync.OnceFunc(func() { time.Sleep(500 * time.Millisecond) })
+	to := (&told{}).to(func() {})
+	to.Profile = func(*Token) error {
+		slow()
+		profiles++
+		return nil
+	}
+	if err := s.Snapshot(context.Background(), SnapshotOf{OrgID: "org", Profiles: 1000, Now: noon}, to); err != nil || profiles != 100 {
+		t.Errorf("%d profiles, %v", profiles, err)
 	}
 }
