@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -230,6 +231,33 @@ func TestAClientThatLeavesEndsACallOverTLS(t *testing.T) {
 	}
 	wait.Wait()
 	eventually(t, "every exchange is free", func() bool { return g.s.open.Load() == 0 })
+}
+
+func TestAClientThatLeavesEndsAHandshake(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	g := start(t, plainConfig("https://"+ln.Addr().String()))
+	w := g.dial()
+	w.send(call(g.key, plainBody))
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	at := time.Now()
+	_ = w.Close()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the connection stays: %v", err)
+	}
+	if d := time.Since(at); d > time.Second {
+		t.Errorf("it ended after %v", d)
+	}
+	eventually(t, "the exchange is free", func() bool { return g.s.open.Load() == 0 })
 }
 
 // A TLS connection that is closed says goodbye first. To a peer that reads nothing

@@ -115,7 +115,10 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	select {
 	case <-ctx.Done():
 	case err := <-ended:
-		return fmt.Errorf("serve on %s: %w", g.listener.Addr(), err)
+		if ctx.Err() == nil {
+			return fmt.Errorf("serve on %s: %w", g.listener.Addr(), err)
+		}
+		ended <- err // for the drain
 	}
 	stopWatching()
 	err = g.drain(server, ended)
