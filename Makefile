@@ -98,7 +98,7 @@ bench-peers: ## CPU a request and a chunk beside nginx and a bare proxy: make be
 	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || echo "bench-peers: without nginx (Debian: nginx-light) its rows are left out"
 	go run ./test/benchpeers $(ARGS)
 
-torture-budgets: ## budgets under real gateways, mistreated: make torture-budgets [PART=i/n] [ARGS='-only endings']; PART=1/3 keeps a part under 8 minutes
+torture-budgets: ## budgets under real gateways, over SQLite and over PostgreSQL, mistreated: make torture-budgets [PART=i/n] [ARGS='-only endings -database postgres']; PART=1/4 keeps a part under 8 minutes
 	go run ./test/torture -part "$(PART)" $(ARGS)
 
 wire: ## a gateway between a client and a provider that misbehave, byte by byte: make wire [PART=i/n] [ARGS='-only framing']; PART=1/3 keeps a part under 8 minutes
