@@ -65,7 +65,7 @@ func findNginx() (n nginx, err error) {
 
 // startBalancer puts nginx before the two replicas.
 func (f *fleet) startBalancer(ctx context.Context) error {
-	addr, err := freeAddr()
+	addr, err := f.t.ports.free()
 	if err != nil {
 		return err
 	}

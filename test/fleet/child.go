@@ -135,17 +135,33 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return b, err
 }
 
-// freeAddr is an address of loopback on which nobody listens just now, below the
-// ports that connections take: a process killed and started anew finds it free.
-func freeAddr() (string, error) {
+// ports hands out addresses; the zero value has handed out none.
+type ports struct {
+	mu    sync.Mutex
+	taken map[string]bool
+}
+
+// free is an address of loopback on which nobody listens just now, below the ports that
+// connections take: a process killed and started anew finds it free. It is not given twice.
+func (p *ports) free() (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var last error
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
-		ln, err := net.Listen("tcp", addr)
-		if err == nil {
-			return addr, ln.Close()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		if p.taken[addr] {
+			continue
 		}
-		last = err
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			last = err
+			continue
+		}
+		if p.taken == nil {
+			p.taken = map[string]bool{}
+		}
+		p.taken[addr] = true
+		return addr, ln.Close()
 	}
 	return "", last
 }

@@ -95,7 +95,7 @@ func newFleet(ctx context.Context, t *trial, l layout) (*fleet, error) {
 	t.closers = append(t.closers, f.admin.client.CloseIdleConnections)
 	for i := range f.planes {
 		p := &plane{name: fmt.Sprintf("plane_%d", i+1)}
-		if p.addr, err = freeAddr(); err != nil {
+		if p.addr, err = f.t.ports.free(); err != nil {
 			return nil, err
 		}
 		f.planes[i] = p
@@ -147,10 +147,10 @@ func (f *fleet) startPlane(ctx context.Context, p *plane) (err error) {
 func (f *fleet) add(ctx context.Context, id, plane string) (*gateway, error) {
 	g := &gateway{t: f.t, name: id, dir: f.t.path(id), conf: f.t.path(id + ".yaml"), quiet: f.layout.quiet}
 	var err error
-	if g.addr, err = freeAddr(); err != nil {
+	if g.addr, err = f.t.ports.free(); err != nil {
 		return nil, err
 	}
-	if g.ops, err = freeAddr(); err != nil {
+	if g.ops, err = f.t.ports.free(); err != nil {
 		return nil, err
 	}
 	if g.way, err = newRelay(f.t, plane); err != nil {

@@ -9,9 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keeptrusts/gateway/token"
 )
 
 func TestEveryScenarioIsInExactlyOnePart(t *testing.T) {
@@ -321,5 +324,66 @@ func TestSharesOfSpans(t *testing.T) {
 	}
 	if s.at(0) != 1 || s.at(0.5) != 101 || s.at(0.99) != 199 || s.at(1) != 200 || spans(nil).at(1) != 0 {
 		t.Error(s.at(0), s.at(0.5), s.at(0.99), s.at(1))
+	}
+}
+
+func TestNoAddressIsGivenTwice(t *testing.T) {
+	var p ports
+	seen := map[string]bool{}
+	for range 500 {
+		addr, err := p.free()
+		if err != nil || seen[addr] {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		seen[addr] = true
+		if _, port, _ := net.SplitHostPort(addr); len(port) != 5 || port >= "32768" {
+			t.Errorf("%s is one of those that connections take", addr)
+		}
+	}
+}
+
+func TestAFolderIsReadAndWrittenAsItWas(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := readFolder(dir); err == nil {
+		t.Error("an empty folder has a snapshot")
+	}
+	give := folder{"snapshot": []byte("abc"), "revocations": nil}
+	if err := give.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/kt-gateway.lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readFolder(dir)
+	if err != nil || len(got) != 2 || string(got["snapshot"]) != "abc" {
+		t.Errorf("%q, %v", got, err)
+	}
+	c := got.clone()
+	c["snapshot"][0] = 'x'
+	if string(got["snapshot"]) != "abc" {
+		t.Error("a clone is the same")
+	}
+}
+
+func TestStrangersAreOfTheirKind(t *testing.T) {
+	x := &strangers{revoked: []minted{{Token: "revoked"}}}
+	for i := range 300 {
+		s := x.stranger(i)
+		_, err := token.Parse(s, nil)
+		if want := i%3 == 1; (err == nil) != want || i%3 == 0 && len(s) != token.Len || i%3 == 2 && s != "revoked" {
+			t.Errorf("%d: %q: %v", i, s, err)
+		}
+	}
+}
+
+func TestRoundsAreTakenApart(t *testing.T) {
+	a, b := &cost{}, &cost{}
+	a.took(0, 1)
+	a.took(1, 10)
+	b.took(2, 3)
+	b.took(1, 30)
+	a.merge(b)
+	if base, flooded := a.p99(); len(base) != 2 || base[0] != 1 || base[1] != 3 || len(flooded) != 1 || flooded[0] != 30 {
+		t.Errorf("%v %v", base, flooded)
 	}
 }

@@ -127,6 +127,7 @@ type harness struct {
 	binary string
 	nginx  nginx
 	pg     *postgres.Server
+	ports  ports
 	keep   bool
 }
 

@@ -248,7 +248,7 @@ func (t *trial) judgeOutage(f *fleet, all []*served, w window) {
 		t.within(lasts.at(0) >= low && lasts.at(1) <= high, kind.name+": last accepted after the stop, over the fleet", bound, "%s to %s", short(lasts.at(0)), short(lasts.at(1)))
 		t.within(firsts.at(0) >= low && firsts.at(1) <= high, kind.name+": first refused", bound, "%s to %s", short(firsts.at(0)), short(firsts.at(1)))
 		t.none(early+after, kind.name+": refused before the outage, or accepted again in it")
-		t.within(backs.at(1) <= 5*time.Second, kind.name+": all accepted again after going on", "≤ 5 s", "%s", short(backs.at(1)))
+		t.within(backs.at(1) <= 5*time.Second, kind.name+": all accepted again after going on", "≤ 5 s", "%s (%s)", short(backs.at(1)), backs)
 		if kind.name != "/readyz" {
 			t.none(words.but("control_plane_unavailable"), kind.name+": refused otherwise than as control_plane_unavailable ("+words.String()+")")
 			t.within(waits.at(0.99) < 250*time.Millisecond, kind.name+": answered in the outage once it is known, p99", "nobody waits: < 250 ms", "%s", short(waits.at(0.99)))
