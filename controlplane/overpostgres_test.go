@@ -37,7 +37,6 @@ var bothDatabases = []func(*testing.T){
 	TestASnapshotTellsAllThatAGatewayMayKnow, TestASnapshotIsOfOneMomentAndTheWatchGoesOnFromIt,
 	TestASnapshotIsPackedForWhoTakesIt, TestSlowReadersOfSnapshotsHoldUpNobodyAndAreCut,
 	TestASnapshotThatBreaksOffBreaksTheConnection,
-	// told_test.go
 	TestWhatIsAnsweredIsKnownToTheGatewayInTheSameProcess, TestAGatewayThatDoesNotTakeItInHoldsNoAnswerUp,
 	TestAGatewaysRecordIsMadeRenamedAndForgotten, TestGatewaysAreListedWithTheirProcesses,
 	TestForgettingAGatewayNamesTheTokensThatLetItIn, TestADataPlanesRefusalIsNotTakenForAControlPlanes,

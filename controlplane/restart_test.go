@@ -10,7 +10,8 @@ import (
 	"github.com/keeptrusts/gateway/test/postgres"
 )
 
-// goesOn watches again whenever a watch ends, as a gateway does.
+// goesOn watches again whenever a watch ends, as a gateway does. It returns when the
+// first is live.
 func goesOn(t *testing.T, c *Client) (events chan Event) {
 	events = make(chan Event, 100_000)
 	ctx, stop := context.WithCancel(context.Background())
@@ -29,6 +30,7 @@ func goesOn(t *testing.T, c *Client) (events chan Event) {
 			}
 		}
 	}()
+	waits(t, events, func(e Event) bool { return e.Kind == KindHead })
 	return events
 }
 

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/url"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +21,43 @@ func cut(ctx context.Context, s *Store) error {
 	_, err := s.write.ExecContext(ctx, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 		WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	return err
+}
+
+// overTCP is a database reached over TCP, where what is written to a connection that
+// the server has ended seems to be sent.
+func overTCP(t *testing.T, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	pass := func(to, from net.Conn) {
+		_, _ = io.Copy(to, from)
+		_, _ = to.Close(), from.Close()
+	}
+	go func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("unix", socket)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			go pass(near, far)
+			go pass(far, near)
+		}
+	}()
+	u.Host, u.RawQuery = ln.Addr().String(), ""
+	return u.String()
 }
 
 // busy has a store use so many connections at once.
@@ -37,7 +77,7 @@ func busy(t *testing.T, s *Store, n int) {
 func TestConnectionsThatBrokeWhileIdleAreNotUsed(t *testing.T) {
 	ctx := context.Background()
 	dsn := postgresURL(t)
-	s, other := openPG(t, dsn), openPG(t, dsn)
+	s, other := openPG(t, overTCP(t, dsn)), openPG(t, dsn)
 	b := newBank(t, s)
 	b.budget("b", 1000)
 	for round := range 3 {
