@@ -94,7 +94,7 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	k.follow(server)
 	g.operations.setReady(server.Readiness)
 
-	if !g.succession.await(ctx, server.Readiness) {
+	if !g.succession.await(ctx, informed(server.Readiness, k.cache.InSync)) {
 		_ = g.listener.Close() // another process serves the port
 	}
 	ended := make(chan error, 1)

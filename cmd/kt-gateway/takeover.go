@@ -20,6 +20,7 @@ import (
 const (
 	takeOverPatience = 2 * time.Second        // for each step of the two processes' talk
 	takeOverRetry    = 250 * time.Millisecond // until the name is free to offer the port under
+	takeOverInSync   = 5 * time.Second        // a newcomer that is ready waits for its control plane
 	readyEvery       = 50 * time.Millisecond
 	servingLine      = "serving\n"
 )
@@ -173,6 +174,19 @@ func (s *succession) await(ctx context.Context, ready func() error) bool {
 		}
 	}
 	return true
+}
+
+// informed is ready for a newcomer. One that serves from a saved snapshot knows less
+// than the process before, and has no money to spend: it is not in a hurry.
+func informed(ready func() error, inSync func() bool) func() error {
+	by := time.Now().Add(takeOverInSync)
+	return func() error {
+		err := ready()
+		if err == nil && !inSync() && time.Now().Before(by) {
+			return errStarting
+		}
+		return err
+	}
 }
 
 // close tells the process that the port is from that this one has left.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -179,6 +180,29 @@ func TestAPortIsServedOnlyOnceItsTakerIsReady(t *testing.T) {
 	if !next.await(context.Background(), unready) {
 		t.Error("nobody serves the port")
 	}
+}
+
+func TestANewcomerServesOnceItsControlPlaneHasAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ready, inSync := errNotIdentified, false
+		informed := informed(func() error { return ready }, func() bool { return inSync })
+		expect := func(what string, want error) {
+			t.Helper()
+			if got := informed(); !errors.Is(got, want) {
+				t.Errorf("%s: %v, want %v", what, got, want)
+			}
+		}
+		expect("not ready", errNotIdentified)
+		ready = nil
+		expect("by a saved snapshot", errStarting)
+		inSync = true
+		expect("in sync", nil)
+		inSync = false
+		time.Sleep(takeOverInSync)
+		expect("the control plane is away", nil)
+		ready = errNotIdentified
+		expect("refused meanwhile", errNotIdentified)
+	})
 }
 
 func TestAnOfferSurvivesStrangers(t *testing.T) {
