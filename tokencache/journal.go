@@ -52,9 +52,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // OpenJournal opens the file, or makes it. It returns what the file holds, and whether
 // it was there. A last record that was cut short is dropped; anything else that is
-// wrong is ErrJournal, and the file is left as it is.
-func OpenJournal(path string) (j *Journal, records []Stopped, found bool, err error) {
-	j = &Journal{path: path, sync: (*os.File).Sync}
+// wrong is ErrJournal, and the file is left as it is. sync makes a file's content durable;
+// nil is fsync.
+func OpenJournal(path string, sync func(*os.File) error) (j *Journal, records []Stopped, found bool, err error) {
+	j = newJournal(path, sync)
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -82,9 +83,16 @@ func OpenJournal(path string) (j *Journal, records []Stopped, found bool, err er
 }
 
 // NewJournal puts an empty one in the place of whatever is there.
-func NewJournal(path string) (*Journal, error) {
-	j := &Journal{path: path, sync: (*os.File).Sync}
+func NewJournal(path string, sync func(*os.File) error) (*Journal, error) {
+	j := newJournal(path, sync)
 	return j, j.Reset()
+}
+
+func newJournal(path string, sync func(*os.File) error) *Journal {
+	if sync == nil {
+		sync = (*os.File).Sync
+	}
+	return &Journal{path: path, sync: sync}
 }
 
 // readJournal reads records, and how many bytes of b are whole ones.

@@ -18,7 +18,7 @@ var someStops = []Stopped{
 
 func journalOf(t testing.TB, path string, stops ...Stopped) *Journal {
 	t.Helper()
-	j, _, _, err := OpenJournal(path)
+	j, _, _, err := OpenJournal(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func journalOf(t testing.TB, path string, stops ...Stopped) *Journal {
 // holds opens the file anew and compares.
 func holds(t testing.TB, path string, want ...Stopped) {
 	t.Helper()
-	j, got, found, err := OpenJournal(path)
+	j, got, found, err := OpenJournal(path, nil)
 	if err != nil || !found || !slices.Equal(got, want) {
 		t.Fatalf("found %v: %v, %v, want %v", found, got, err, want)
 	}
@@ -44,7 +44,7 @@ func holds(t testing.TB, path string, want ...Stopped) {
 
 func TestAJournalHoldsWhatWasAppended(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "revocations")
-	_, got, found, err := OpenJournal(path)
+	_, got, found, err := OpenJournal(path, nil)
 	if err != nil || found || len(got) != 0 {
 		t.Fatalf("a new one: %v, %v, %v", got, found, err)
 	}
@@ -86,7 +86,7 @@ func TestATornLastRecordIsDroppedAndNothingElse(t *testing.T) {
 		for n < len(someStops) && ends[n+1] <= cut {
 			n++
 		}
-		j, got, _, err := OpenJournal(path)
+		j, got, _, err := OpenJournal(path, nil)
 		if cut < len(journalMagic) {
 			if !errors.Is(err, ErrJournal) {
 				t.Fatalf("cut to %d bytes: %v", cut, err)
@@ -178,7 +178,7 @@ func TestManyMayAppendAndSyncAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	_, got, _, err := OpenJournal(path)
+	_, got, _, err := OpenJournal(path, nil)
 	if err != nil || len(got) != 400 {
 		t.Errorf("%d records, %v", len(got), err)
 	}

@@ -44,6 +44,7 @@ type keeper struct {
 	applied   *atomic.Int64 // all changes up to here are in what the others hold
 	log       *zap.Logger
 	now       func() time.Time
+	fsync     func(*os.File) error // of revocations; nil: the system's
 	metrics   *keeperMetrics
 
 	journal *tokencache.Journal
@@ -88,7 +89,7 @@ func (k *keeper) path() string { return filepath.Join(k.dir, snapshotFile) }
 // that nothing can be kept.
 func (k *keeper) restore() (restored bool, refused, failed error) {
 	path := filepath.Join(k.dir, revocationsFile)
-	journal, stops, found, err := tokencache.OpenJournal(path)
+	journal, stops, found, err := tokencache.OpenJournal(path, k.fsync)
 	switch {
 	case err == nil && found:
 		restored, refused = k.open(stops)
@@ -108,7 +109,7 @@ func (k *keeper) restore() (restored bool, refused, failed error) {
 	if journal != nil {
 		_ = journal.Close()
 	}
-	k.journal, failed = tokencache.NewJournal(path)
+	k.journal, failed = tokencache.NewJournal(path, k.fsync)
 	return false, refused, failed
 }
 
@@ -472,6 +473,9 @@ func (k *knowledge) restore(remote *remoteStanding) error {
 	}
 	if remote.stranger != nil && !restored {
 		return remote.stranger
+	}
+	if !remote.identity.settled() {
+		k.cache.Lost(time.Now()) // it was asked just now: nobody needs to wait for it
 	}
 	if remote.stranger != nil {
 		k.log.Error("the control plane does not answer", zap.Error(remote.stranger))
