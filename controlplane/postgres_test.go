@@ -3,9 +3,7 @@ package controlplane
 import (
 	"context"
 	"database/sql"
-	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 
@@ -22,6 +20,9 @@ var database struct {
 	server   *postgres.Server
 	template string // a URL of one that is migrated
 	err      error
+
+	mu   sync.Mutex
+	free []string // URLs of those that tests have left, made empty again
 }
 
 func TestMain(m *testing.M) {
@@ -32,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// postgresURL is that of a database without a token, gone with the test. Without a
-// server the test fails.
+// postgresURL is that of a database without a token, which is the test's alone.
+// Without a server the test fails.
 func postgresURL(t testing.TB) string {
 	t.Helper()
 	d := &database
@@ -52,23 +53,59 @@ func postgresURL(t testing.TB) string {
 	if d.err != nil {
 		t.Fatal(d.err)
 	}
-	dsn, err := d.server.Copy(d.template)
-	if err != nil {
-		t.Fatal(err)
+	dsn := takeDatabase()
+	if dsn == "" {
+		var err error
+		if dsn, err = d.server.Copy(d.template); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
-		u, _ := url.Parse(dsn)
-		db, err := sql.Open("pgx", d.server.URL("postgres"))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer func() { _ = db.Close() }()
-		if _, err := db.Exec(`DROP DATABASE ` + strings.TrimPrefix(u.Path, "/") + ` WITH (FORCE)`); err != nil {
+		if err := leaveDatabase(dsn); err != nil {
 			t.Error(err)
 		}
 	})
 	return dsn
+}
+
+func takeDatabase() (dsn string) {
+	database.mu.Lock()
+	defer database.mu.Unlock()
+	if n := len(database.free); n > 0 {
+		dsn, database.free = database.free[n-1], database.free[:n-1]
+	}
+	return dsn
+}
+
+// leaveDatabase ends all connections to a database and makes it as it was: to copy
+// another costs a hundred times as much.
+func leaveDatabase(dsn string) error {
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	// One connection, whose role keeps the triggers from refusing.
+	db.SetMaxOpenConns(1)
+	for _, q := range []string{
+		`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`,
+		`SET session_replication_role = replica`,
+		`DO $$ DECLARE t TEXT; BEGIN
+			FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('migrations', 'head', 'turns') LOOP
+				EXECUTE format('DELETE FROM %I', t);
+			END LOOP;
+		END $$`,
+		`UPDATE head SET revision = 0, audit = 0`,
+		`UPDATE turns SET taken = 0`,
+	} {
+		if _, err := db.Exec(q); err != nil {
+			return err
+		}
+	}
+	database.mu.Lock()
+	defer database.mu.Unlock()
+	database.free = append(database.free, dsn)
+	return nil
 }
 
 // listening counts the connections that listen in a database.
