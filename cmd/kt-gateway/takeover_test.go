@@ -171,10 +171,11 @@ func TestAPortIsServedOnlyOnceItsTakerIsReady(t *testing.T) {
 		t.Error("the holder believes that it is served")
 	}
 	holder.retire() // it is told to end: until somebody else serves the port, it does
-	if c, err := net.Dial("tcp", addr); err != nil {
-		t.Error(err)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience / 6}
+	if res, err := client.Get("http://" + addr); err != nil {
+		t.Errorf("nobody serves it: %v", err)
 	} else {
-		_ = c.Close()
+		_ = res.Body.Close()
 	}
 	holder.done() // and it is gone
 	if !next.await(context.Background(), unready) {
