@@ -33,12 +33,18 @@ func beyond(limit int64) int64 { return max(1, limit/8) }
 // within the limit and an eighth.
 func (s *shares) take(slot uint32, n, limit int64) bool {
 	held := s.held[slot].Add(n)
-	total := s.total.Add(n)
-	if total <= limit || held <= limit+beyond(limit)-(total-n) {
-		return true
+	for {
+		// The total is never more than what is held: those who are refused by the
+		// thousand must not look like holders.
+		total := s.total.Load()
+		if total+n > limit && held > limit+beyond(limit)-total {
+			s.held[slot].Add(-n)
+			return false
+		}
+		if s.total.CompareAndSwap(total, total+n) {
+			return true
+		}
 	}
-	s.give(slot, n)
-	return false
 }
 
 // add takes n whatever the limit.

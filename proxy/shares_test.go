@@ -97,6 +97,39 @@ func TestSharesStayWithinTheLimitAndAnEighth(t *testing.T) {
 	}
 }
 
+func TestThoseWhoAreRefusedDoNotCount(t *testing.T) {
+	const limit = 100
+	var s shares
+	for s.take(0, 1, limit) {
+	}
+	end := make(chan struct{})
+	var wait sync.WaitGroup
+	for range 64 {
+		wait.Go(func() {
+			for {
+				select {
+				case <-end:
+					return
+				default:
+					if s.take(0, 1, limit) {
+						t.Error("the one who filled it got more")
+						return
+					}
+				}
+			}
+		})
+	}
+	for i := range 200_000 {
+		if !s.take(1, 1, limit) {
+			t.Errorf("refused after %d", i)
+			break
+		}
+		s.give(1, 1)
+	}
+	close(end)
+	wait.Wait()
+}
+
 func TestAnAddressIsWhatACustomerIsGiven(t *testing.T) {
 	same := [][2]string{{"192.0.2.1", "::ffff:192.0.2.1"}, {"2001:db8::1", "2001:db8::ffff:1"}}
 	other := [][2]string{{"192.0.2.1", "192.0.2.2"}, {"2001:db8::1", "2001:db8:0:1::1"}}
