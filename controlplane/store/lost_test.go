@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
 	"github.com/keeptrusts/gateway/budget"
 	"github.com/keeptrusts/gateway/test/postgres"
 )
@@ -78,6 +81,19 @@ func TestConnectionsThatBrokeWhileIdleAreNotUsed(t *testing.T) {
 	ctx := context.Background()
 	dsn := postgresURL(t)
 	s, other := openPG(t, overTCP(t, dsn)), openPG(t, dsn)
+	conn, err := pgx.ConnectConfig(ctx, s.config.Copy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if doubtful(ctx, stdlib.ShouldPingParams{Conn: conn}) || !doubtful(ctx, stdlib.ShouldPingParams{Conn: conn, IdleDuration: 2 * pgTrusted}) {
+		t.Error("only a connection that was idle for long is in doubt")
+	}
+	if err := cut(ctx, other); err != nil {
+		t.Fatal(err)
+	}
+	if !doubtful(ctx, stdlib.ShouldPingParams{Conn: conn}) {
+		t.Error("one that ended is trusted")
+	}
 	b := newBank(t, s)
 	b.budget("b", 1000)
 	for round := range 3 {

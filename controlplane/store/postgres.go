@@ -47,9 +47,7 @@ func openPostgres(ctx context.Context, dsn string) (*Store, error) {
 	}
 	s := newStore()
 	s.turns, s.config = true, cfg
-	s.write = stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(func(_ context.Context, p stdlib.ShouldPingParams) bool {
-		return p.IdleDuration > pgTrusted || stirred(p.Conn.PgConn().Conn())
-	}))
+	s.write = stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(doubtful))
 	s.write.SetMaxOpenConns(pgConnections)
 	s.write.SetMaxIdleConns(pgConnections)
 	s.write.SetConnMaxIdleTime(pgIdle)
@@ -77,6 +75,11 @@ func giveUp(network, _ string, c syscall.RawConn) error {
 		failed = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, userTimeout, int(pgSilent.Milliseconds()))
 	})
 	return errors.Join(err, failed)
+}
+
+// doubtful says whether a connection is to be tried before it is used.
+func doubtful(_ context.Context, p stdlib.ShouldPingParams) bool {
+	return p.IdleDuration > pgTrusted || stirred(p.Conn.PgConn().Conn())
 }
 
 // stirred says whether something came on an idle connection: most likely its end. A
