@@ -123,6 +123,23 @@ func (x *exchange) allowance() *allowance {
 	return a
 }
 
+// unowned refuses what nobody can answer for: an object that may be another caller's,
+// and a price that is another model's. It comes last, so that every other refusal is
+// told first.
+func (x *exchange) unowned(a *allowance) error {
+	b := &x.call.Beside
+	if b.Stored != "" {
+		return unsupported(b.Stored, "%q names an object kept at the provider, which every token of this gateway reaches under one credential: whose it is, is not known here. Send its content in the body.", b.Stored)
+	}
+	if len(b.Models) > 0 && a.usd {
+		x.denied = codePriceUnknown
+		f := refuse(codePriceUnknown, "Token %s spends from a budget in usd, and %q lets another model answer, at another price: leave it out.", x.entry.ID, b.Param)
+		f.param = b.Param
+		return f
+	}
+	return nil
+}
+
 // reserve is check 7: rate limits, which are local and told at once, then budgets.
 func (x *exchange) reserve() error {
 	a := x.allowance()
@@ -149,8 +166,10 @@ func (x *exchange) reserve() error {
 		}
 		x.limiter = a.limiter
 	}
-	if !a.counted {
-		return nil
+	if a.counted {
+		if err := x.take(a); err != nil {
+			return err
+		}
 	}
-	return x.take(a)
+	return x.unowned(a)
 }

@@ -118,7 +118,7 @@ func TestWithoutABudgetOfMoneyOrTokensNoLimitIsWritten(t *testing.T) {
 	for _, body := range []string{
 		plainBody,
 		strings.Replace(plainBody, `"chat"`, `"mapped"`, 1),                                                // no price
-		`{"model":"chat","messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"f"}}]}]}`, // no context
+		`{"model":"chat","messages":[{"role":"user","content":[{"type":"video_url","video_url":"v"}]}]}`, // no context
 	} {
 		r := m.do(call(key, body))
 		if r.status != 200 || r.header.Get("X-Keeptrusts-Output-Limit") != "" || r.header.Get("X-Keeptrusts-Budget-Remaining") == "" {
@@ -160,8 +160,8 @@ limits:`, 1)
 		{"t", far("chat"), codeContextUnknown, "models[chat].context"},
 		{"t", far("bounded"), "", ""},
 		{"small", far("bounded"), codeBudgetExceeded, ""},
-		{"small", `{"model":"bounded","max_tokens":15,"previous_response_id":"r","messages":[]}`, "", ""},
-		{"small", `{"model":"bounded","max_tokens":16,"previous_response_id":"r","messages":[]}`, codeBudgetExceeded, ""},
+		{"small", `{"model":"bounded","max_tokens":15,"messages":[{"role":"user","content":[{"type":"video_url","video_url":"v"}]}]}`, "", ""},
+		{"small", `{"model":"bounded","max_tokens":16,"messages":[{"role":"user","content":[{"type":"video_url","video_url":"v"}]}]}`, codeBudgetExceeded, ""},
 	} {
 		r := m.do(call(m.spender(tt.budget), tt.body))
 		p := r.problem()

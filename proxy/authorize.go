@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"math/bits"
+
 	"github.com/keeptrusts/gateway/abac"
 	"github.com/keeptrusts/gateway/config"
 )
@@ -14,8 +16,62 @@ func (x *exchange) authorize() error {
 		return x.denial(d)
 	}
 	x.left = d.Targets
+	if err := x.beside(); err != nil {
+		return err
+	}
 	x.s.used.note(x) // here, for after the call the entry is in no near cache any more
 	return nil
+}
+
+// beside judges what the call names beside its model. A model named there is checked
+// like the model itself.
+func (x *exchange) beside() error {
+	b := &x.call.Beside
+	for _, name := range b.Models {
+		if err := x.other(str(name)); err != nil {
+			return err
+		}
+	}
+	if b.Tier != "" {
+		return unsupported(b.Tier, "%q asks for a tier whose price this gateway does not know: leave it out, or send \"default\".", b.Tier)
+	}
+	for left := x.left; left != 0; left &= left - 1 {
+		up := x.serving.targets[bits.TrailingZeros64(left)].up
+		if param := b.Routed(up.source.Provider); param != "" {
+			return unsupported(param, "%q would choose who answers behind target %s, which the token's profile could not see: leave it out.", param, up.id)
+		}
+	}
+	return nil
+}
+
+// other decides about one more model of the call. What it is called is passed on as
+// it stands, so it must be what its targets call it.
+func (x *exchange) other(name string) error {
+	ask, serving := x.ask, x.serving
+	d := x.decide(name)
+	x.reason = d.Reason
+	var f *refusal
+	if d.Reason != abac.Allowed {
+		f = x.denial(d)
+		f.param = x.call.Beside.Param
+	} else {
+		for left := d.Targets; left != 0 && f == nil; left &= left - 1 {
+			if x.serving.targets[bits.TrailingZeros64(left)].rename != "" {
+				f = unsupported(x.call.Beside.Param, "%q names a model that its provider knows under another name: send it as \"model\".", x.call.Beside.Param)
+			}
+		}
+	}
+	x.ask, x.serving = ask, serving
+	if f != nil {
+		return f
+	}
+	return nil
+}
+
+func unsupported(param, format string, args ...any) *refusal {
+	f := refuse(codeUnsupportedField, format, args...)
+	f.param = param
+	return f
 }
 
 // decide looks the model's entry up and decides over its targets.

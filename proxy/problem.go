@@ -41,6 +41,7 @@ const (
 	codeAmbiguousKey       = "ambiguous_key"
 	codeMissingModel       = "missing_model"
 	codeInvalidValue       = "invalid_value"
+	codeUnsupportedField   = "unsupported_field"
 	codeBodyTooLarge       = "body_too_large"
 	codeMediaType          = "unsupported_media_type"
 	codeRequestTimeout     = "request_timeout"
@@ -82,6 +83,7 @@ var rows = []row{
 	{codeAmbiguousKey, 400, kindInvalid, "a key stands twice, or is spelt so that some parsers read it as another", "send each key once, in its own spelling"},
 	{codeMissingModel, 400, kindInvalid, "the body names no model", "send `model`"},
 	{codeInvalidValue, 400, kindInvalid, "a field that the gateway reads has a wrong type or range", "see `param`"},
+	{codeUnsupportedField, 400, kindInvalid, "a field would route the call, change its price, or name an object that the provider keeps", "leave out the field that `param` names"},
 	{codeBodyTooLarge, 413, kindInvalid, "the body is larger than `limits.request_body`", "send a smaller body"},
 	{codeMediaType, 415, kindInvalid, "the `Content-Type` is not JSON, or there is a `Content-Encoding`", "send `Content-Type: application/json`, uncompressed"},
 	{codeRequestTimeout, 408, kindInvalid, "the head or the body came too slowly", "send the request again"},

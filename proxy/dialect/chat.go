@@ -22,6 +22,8 @@ type Call struct {
 
 	N int64 // choices, 1 where the call doesn't say
 
+	Beside Beside // what it names beside its model
+
 	otherOutput  bool // audio, or whatever is not text, is asked for
 	nulls        [len(limitFields)]Span
 	open         int  // behind the body's opening brace
@@ -88,6 +90,7 @@ func malformed(fault string, at int) *Problem {
 // members reads the top level's keys and values up to the closing brace.
 func (c *Call) members(s *scanner) *Problem {
 	var keys keySet
+	var messages, tools Span
 	if s.next() == '}' {
 		s.i++
 		return nil
@@ -117,12 +120,22 @@ func (c *Call) members(s *scanner) *Problem {
 			p = c.readModalities(s)
 		case "audio":
 			p = c.readAudio(s)
+		case "messages":
+			messages, p = skipped(s)
+		case "tools":
+			tools, p = skipped(s)
 		default:
 			if name := mistaken(key, chatKeys...); name != "" {
 				return ambiguous(name, "")
 			}
-			if !s.skip(1) {
-				return malformed(s.fault, s.i)
+			f := besideField(key)
+			switch {
+			case f == nil:
+				_, p = skipped(s)
+			case string(key) != f.name:
+				return ambiguous(f.name, "")
+			default:
+				p = c.readBeside(s, f)
 			}
 		}
 		if p != nil {
@@ -133,9 +146,18 @@ func (c *Call) members(s *scanner) *Problem {
 			return malformed(s.fault, s.i)
 		}
 		if !more {
-			return nil
+			return c.lookInside(s.b, messages, tools)
 		}
 	}
+}
+
+// skipped passes over a value.
+func skipped(s *scanner) (Span, *Problem) {
+	from := s.i
+	if !s.skip(1) {
+		return Span{}, malformed(s.fault, s.i)
+	}
+	return Span{from, s.i}, nil
 }
 
 // readKey takes a key and its colon, and refuses one that stands twice in its
@@ -179,7 +201,7 @@ func mistaken(key []byte, names ...string) string {
 }
 
 // chatKeys are those that are read at the top of a body.
-var chatKeys = []string{"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "modalities", "audio"}
+var chatKeys = []string{"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "modalities", "audio", "messages", "tools"}
 
 // maxNamed is the longest key that a refusal names: a credential is longer.
 const maxNamed = 32
