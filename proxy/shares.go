@@ -28,16 +28,16 @@ const slots = 1 << 13
 // beyond is what others may have where one has filled the limit.
 func beyond(limit int64) int64 { return max(1, limit/8) }
 
-// take takes n for a holder, or nothing. Beyond the limit one may hold at most as
-// much as is still free for all: who holds much gets nothing, and the total stays
-// within the limit and an eighth.
+// take takes n for a holder, or nothing. Beyond the limit one may hold at most three
+// times what is still free for all: who holds much gets nothing, who comes alone most
+// of the eighth, and the total stays within it.
 func (s *shares) take(slot uint32, n, limit int64) bool {
 	held := s.held[slot].Add(n)
 	for {
 		// The total is never more than what is held: those who are refused by the
 		// thousand must not look like holders.
 		total := s.total.Load()
-		if total+n > limit && held > limit+beyond(limit)-total {
+		if free := limit + beyond(limit) - total; total+n > limit && (n > free || held > min(limit, 3*free)) {
 			s.held[slot].Add(-n)
 			return false
 		}

@@ -29,7 +29,7 @@ func TestWhoFillsALimitAloneLeavesAnEighthForOthers(t *testing.T) {
 			if other == 1 && n < 1 {
 				t.Errorf("limit %d: the first beside the one who filled it gets nothing", limit)
 			}
-			if left := beyond(limit) - more; n > left/2+1 {
+			if left := beyond(limit) - more; n > left*3/4+1 || other == 1 && n < left*3/4 {
 				t.Errorf("limit %d: one takes %d of the %d that are left", limit, n, left)
 			}
 			more += n
@@ -66,7 +66,7 @@ func TestSharesStayWithinTheLimitAndAnEighth(t *testing.T) {
 		}
 		before := s.Load()
 		ok := s.take(h, n, limit)
-		if want := before+n <= limit || held[h]+n <= limit+beyond(limit)-before; ok != want {
+		if want := before+n <= limit || before+n <= limit+beyond(limit) && held[h]+n <= min(limit, 3*(limit+beyond(limit)-before)); ok != want {
 			t.Fatalf("%d of %d for one who holds %d: %v", n, before, held[h], ok)
 		}
 		if ok {
