@@ -152,15 +152,20 @@ func (x *exchange) take(a *allowance) error {
 	err := ledger.Reserve((*waiting)(x), a.set, x.amounts(output), &x.hold)
 	for tries := 0; err != nil; tries++ {
 		var d *budget.Denied
-		if !free || tries == 2 || !errors.As(err, &d) || d.Record.Unit == budget.Requests {
+		if !free || !errors.As(err, &d) || d.Record.Unit == budget.Requests {
 			return x.unreserved(err)
 		}
 		less := x.bearsAll(leftBy(d))
 		if less >= output || less < x.least() {
 			return x.unreserved(err)
 		}
+		if tries == 2 {
+			d.Held = true // what is left would bear it: others were faster
+			return x.unreserved(err)
+		}
 		again := x.reserveAgain(less)
 		if errors.Is(again, context.DeadlineExceeded) {
+			d.Held = true
 			return x.unreserved(err) // the denial says more
 		}
 		output, err = less, again
