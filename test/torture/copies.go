@@ -51,7 +51,7 @@ func copies(ctx context.Context, t *trial) error {
 // insist calls until it is served: a budget's first lease may be lost on its way.
 func (f *fleet) insist(ctx context.Context, a *agent, t token, i int, cost int64, words *tally) {
 	c := call{model: metered, limit: holdOf, leaving: stays, script: script{do: "whole", delay: 5 * time.Millisecond, output: cost}}
-	for try := range 30 {
+	for try := range 200 {
 		c.script.id = fmt.Sprintf("copies/%d.%d", i, try)
 		out := a.as(ctx, f.gateways[i%len(f.gateways)], t, c)
 		words.add(out.word())
