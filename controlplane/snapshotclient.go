@@ -18,8 +18,8 @@ import (
 
 const (
 	// snapshotSilence is how long a snapshot may bring nothing: it may wait for its turn,
-	// and then for the database to sort.
-	snapshotSilence = 30 * time.Second
+	// and then for a busy database to sort.
+	snapshotSilence = time.Minute
 	maxSnapshotItem = 4 << 20 // bytes of one item, unpacked
 )
 
@@ -27,7 +27,7 @@ const (
 // many profiles. begin is called once, then each for one item at a time, which it may
 // keep; an error of theirs ends the call and is returned. What they were told is a
 // snapshot only once Snapshot returns nil: one that ends early is an error, as is one
-// that brings nothing for 30 s (ErrSilent). A refusal is an *APIError, of status 503
+// that brings nothing for a minute (ErrSilent). A refusal is an *APIError, of status 503
 // where many others ask.
 func (c *Client) Snapshot(ctx context.Context, profiles int, begin func(SnapshotHead) error, each func(*SnapshotItem) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
