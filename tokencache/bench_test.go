@@ -2,6 +2,7 @@ package tokencache
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"testing"
 	"time"
 
@@ -88,5 +89,38 @@ func BenchmarkUnknown(b *testing.B) {
 		if _, err := c.Get(b.Context(), d); err == nil {
 			b.Fatal("no error")
 		}
+	}
+}
+
+// BenchmarkHeld prints what a cached profile takes, with bindings as they are usual.
+func BenchmarkHeld(b *testing.B) {
+	const many = 200_000
+	heap := func() float64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc)
+	}
+	for b.Loop() {
+		before := heap()
+		c := open(b, &plane{}, func(o *Options) { o.Profiles = many })
+		empty := heap()
+		f := c.Fill()
+		f.Head("org_default", many)
+		for i := range many {
+			p := profile(i, 1, abac.Active)
+			team := "platform"
+			p.Bindings = abac.Bindings{TeamID: &team, Models: []string{"gpt-5.4-*", "!gpt-5.4-pro"}, Budgets: []abac.BudgetBinding{{ID: "b_day"}}}
+			if err := f.Token(dig(i), Known{ID: p.ID, Revision: 1, Status: p.Status, Purpose: p.Purpose}); err != nil {
+				b.Fatal(err)
+			}
+			f.Profile(dig(i), p)
+		}
+		f.Done()
+		all := heap()
+		b.ReportMetric((empty-before)/many, "bytes/place")
+		b.ReportMetric((all-empty-float64(c.index.Load().bytes()))/many, "bytes/profile")
+		b.ReportMetric(float64(c.hot.len()), "profiles")
+		c.Close()
 	}
 }

@@ -319,3 +319,88 @@ func TestAStrangerEndsAStartAndAFailingProxyDoesNot(t *testing.T) {
 		}
 	}
 }
+
+func TestReadinessEndsWithTheRuntimeToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ends := time.Now().Add(10 * time.Second)
+		s := &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.ExpiresAt = &ends })}
+		i := testIdentity(s)
+		if err := i.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10*time.Second - time.Nanosecond)
+		if err := i.ready(); err != nil {
+			t.Errorf("not ready before: %v", err)
+		}
+		time.Sleep(time.Nanosecond)
+		if err := i.ready(); err == nil || !strings.Contains(err.Error(), "expired") {
+			t.Errorf("ready after it expired, in silence: %v", err)
+		}
+	})
+}
+
+// The watch tells of the runtime token as of every other.
+func TestWhatAWatchTellsOfTheRuntimeTokenCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scriptedPlane{profile: runtimeProfile(nil)}
+		i := testIdentity(s)
+		if err := i.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ends := time.Now().Add(time.Minute)
+		next := runtimeProfile(func(p *abac.Profile) { p.ExpiresAt = &ends })
+		i.told(&controlplane.Event{Kind: controlplane.KindUpsert, Revision: 5, TokenID: "tok_app", Profile: &abac.Profile{ID: "tok_app"}})
+		i.told(&controlplane.Event{Kind: controlplane.KindUpsert, Revision: 6, TokenID: "tok_rt", Profile: &next})
+		if i.own().ExpiresAt != &ends {
+			t.Errorf("%+v", i.own())
+		}
+		i.told(&controlplane.Event{Kind: controlplane.KindRevoke, Revision: 7, TokenID: "tok_app"})
+		if err := i.ready(); err != nil {
+			t.Errorf("another token's revocation: %v", err)
+		}
+		i.told(&controlplane.Event{Kind: controlplane.KindRevoke, Revision: 8, TokenID: "tok_rt"})
+		if i.ready() == nil || !i.refused() || i.own() != nil {
+			t.Error("ready after it was revoked")
+		}
+	})
+}
+
+func TestASavedIdentityIsCheckedLikeAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		past, at := time.Now().Add(-time.Second), time.Now().Add(-20*time.Second)
+		silent := func() *identity {
+			i := testIdentity(&scriptedPlane{whoami: errors.New("connection refused")})
+			if err := i.start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return i
+		}
+		for name, change := range map[string]func(*abac.Profile){
+			"expired":           func(p *abac.Profile) { p.ExpiresAt = &past },
+			"another gateway's": func(p *abac.Profile) { p.Bindings.GatewayID = nil },
+			"an app's":          func(p *abac.Profile) { p.Purpose = abac.General },
+			"revoked":           func(p *abac.Profile) { p.Status = abac.Revoked },
+		} {
+			i, p := silent(), runtimeProfile(change)
+			if i.resume(&p, at) == nil || i.ready() == nil {
+				t.Errorf("%s: taken", name)
+			}
+		}
+		i, p := silent(), runtimeProfile(nil)
+		if err := i.resume(&p, at); err != nil || i.ready() != nil || i.orgID() != "org_1" || i.settled() {
+			t.Fatalf("%v, ready: %v", err, i.ready())
+		}
+		time.Sleep(40 * time.Second) // of max_stale, 20 s had passed
+		if err := i.ready(); err != nil {
+			t.Errorf("not ready at max_stale: %v", err)
+		}
+		time.Sleep(time.Nanosecond)
+		if i.ready() == nil {
+			t.Error("ready past max_stale of what was saved")
+		}
+		refused := testIdentity(&scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "token_revoked")})
+		if refused.start(t.Context()) == nil || refused.resume(&p, at) == nil || refused.ready() == nil {
+			t.Error("a refusal is undone by what was saved")
+		}
+	})
+}
