@@ -97,6 +97,37 @@ func TestWhatRunsOnATokenEndsWithIt(t *testing.T) {
 	}
 }
 
+func TestOnlyAClientThatTakesNothingIsCutWithoutAWord(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		began time.Duration // of the write under way, ago by its stamp
+		cut   bool
+	}{
+		{"has just begun", watchEvery + watchEvery/10, false}, // its stamp is of the last look, and this one may be late
+		{"lasts", 3 * watchEvery, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := holding(t, nil)
+			g := start(t, plainConfig(u.url))
+			var profile abac.Profile
+			key := g.mint(func(p *abac.Profile) { profile = *p })
+			g.dial().beginning(call(key, plainBody, claimed("silent")))
+			w := g.s.watcher
+			eventually(t, "the call is listed", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.root.next != &w.root })
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			g.cache.Revoke(profile.ID, 2)
+			x := w.root.next
+			x.client.limits.writing.Store(int64(time.Since(w.start) - tt.began))
+			w.lookToken(x, time.Now().UnixNano())
+			if cut := x.client.SetNoDelay(true) != nil; cut != tt.cut {
+				t.Errorf("cut: %t", cut)
+			}
+		})
+	}
+}
+
 func TestATokenThatLastsLongerIsNotCutAtItsOldEnd(t *testing.T) {
 	t.Parallel()
 	u := holding(t, nil)
