@@ -88,6 +88,12 @@ func (k *keeper) path() string { return filepath.Join(k.dir, snapshotFile) }
 // error says why that could not be, nil with false that there is none; the second one
 // that nothing can be kept.
 func (k *keeper) restore() (restored bool, refused, failed error) {
+	for _, name := range []string{snapshotFile, revocationsFile} { // what a kill left half written
+		left, _ := filepath.Glob(filepath.Join(k.dir, "."+name+"-*"))
+		for _, file := range left {
+			_ = os.Remove(file)
+		}
+	}
 	path := filepath.Join(k.dir, revocationsFile)
 	journal, stops, found, err := tokencache.OpenJournal(path, k.fsync)
 	switch {

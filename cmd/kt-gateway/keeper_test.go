@@ -82,8 +82,15 @@ func keepingWith(t *testing.T, w *watched, maxStale time.Duration, run func(*tes
 		if err != nil {
 			t.Fatal(err)
 		}
+		half := filepath.Join(dir, ".snapshot-1234")
+		if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		if _, refused, failed := keep.restore(); refused != nil || failed != nil {
 			t.Fatal(refused, failed)
+		}
+		if _, err := os.Stat(half); err == nil {
+			t.Error("what a kill left half written stays")
 		}
 		k.follower = newFollower(&follower{
 			from: w, cache: keep.cache, ledger: ledger, budgets: keep.budgets, teams: known, keeper: keep, applied: applied, profiles: 10,
