@@ -32,7 +32,8 @@ type headers struct {
 	idempotencyKey []byte
 	clientID       []byte // X-Client-Request-Id, else X-Request-Id
 	agentID        []byte
-	forward        []byte // the lines that pass upstream
+	forward        []byte   // the lines that pass upstream
+	nominated      [][]byte // what Connection names, beside the usual
 }
 
 // door lets a request in: framing, draining, a canonical path. It answers probes
@@ -72,6 +73,9 @@ func (x *exchange) readHeaders(raw []byte) {
 		if h.take(line[:colon], trimOWS(line[colon+1:])) {
 			h.forward = append(append(h.forward, line...), '\r', '\n')
 		}
+	}
+	if len(h.nominated) > 0 {
+		h.forward = h.withoutNominated()
 	}
 	if legacy := x.rt.cfg.LegacyPrefixes; containsToken(h.forward, legacy) {
 		h.forward = withoutTokens(h.forward, legacy)
@@ -116,6 +120,8 @@ func (h *headers) take(name, value []byte) bool {
 			return true
 		case foldsTo(name, "content-encoding"):
 			h.encoded = true
+		case foldsTo(name, "connection"):
+			h.nominate(value)
 		}
 	case 'e':
 		if foldsTo(name, "expect") {

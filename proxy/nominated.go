@@ -1,0 +1,45 @@
+package proxy
+
+import "bytes"
+
+// maxNominated bounds the names that are compared with each line; where a client
+// nominates more, nothing of its own passes.
+const maxNominated = 32
+
+// nominate notes what a Connection header names: it is for this connection alone
+// (RFC 9110 §7.6.1). Nobody may nominate what a call can't be read without.
+func (h *headers) nominate(value []byte) {
+	for name := range bytes.SplitSeq(value, []byte{','}) {
+		name = trimOWS(name)
+		if len(name) == 0 || foldsTo(name, "keep-alive") || foldsTo(name, "close") || foldsTo(name, "content-type") {
+			continue
+		}
+		if len(h.nominated) <= maxNominated {
+			h.nominated = append(h.nominated, name)
+		}
+	}
+}
+
+// withoutNominated takes out of header lines those that the client nominated.
+func (h *headers) withoutNominated() []byte {
+	kept := h.forward[:0]
+	for line := range bytes.SplitAfterSeq(h.forward, []byte("\r\n")) {
+		if !h.nominates(line) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
+}
+
+func (h *headers) nominates(line []byte) bool {
+	name, _, _ := bytes.Cut(line, []byte{':'})
+	if len(h.nominated) > maxNominated {
+		return !foldsTo(name, "content-type")
+	}
+	for _, n := range h.nominated {
+		if bytes.EqualFold(name, n) {
+			return true
+		}
+	}
+	return false
+}
