@@ -418,3 +418,64 @@ func TestEachRevocationIsToldOnceBeforeItTakesEffect(t *testing.T) {
 		}
 	})
 }
+
+// Whatever comes beside each other, nothing older than the last change that was told
+// is served, and what is revoked stays so.
+func TestSnapshotsBesideLoadsUpsertsRevocationsAndCloseAreSafe(t *testing.T) {
+	p := &plane{}
+	const many = 48
+	for i := range many {
+		p.set(dig(i), profile(i, 1, abac.Active))
+	}
+	c := open(t, p, func(o *Options) { o.Profiles = 32; o.FreshFor = 0 })
+	done := make(chan struct{})
+	for g := range 3 {
+		go func() {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				n := (i*7 + g) % many
+				if e, err := c.Get(t.Context(), dig(n)); err == nil {
+					c.Revoked(e)
+				}
+			}
+		}()
+	}
+	for r := int64(2); r < 80; r++ {
+		if r%10 == 0 {
+			c.Gap()
+		}
+		s := snapshot()
+		for i := range many - 1 {
+			s.profiles, s.numbers = append(s.profiles, profile(i, r-1, abac.Active)), append(s.numbers, i)
+		}
+		s.with(many-1, Known{ID: fmt.Sprintf("tok_%d", many-1), Revision: r, Status: abac.Revoked, Purpose: abac.General})
+		f := s.begin(t, c)
+		for i := range many - 1 {
+			next := profile(i, r, abac.Active)
+			p.set(dig(i), next)
+			c.Upsert(dig(i), next)
+		}
+		s.finish(f)
+		c.Synced(time.Now())
+		for i := range many - 1 {
+			if e, err := c.Get(t.Context(), dig(i)); err != nil || e.Revision < r {
+				t.Fatalf("token %d after an upsert of %d: %+v, %v", i, r, e, err)
+			}
+		}
+		if e, err := c.Get(t.Context(), dig(many-1)); err == nil && !c.Revoked(e) {
+			t.Fatal("what a snapshot revoked is served")
+		}
+		_ = c.Each(func(token.Digest, *Known) error { return nil }, func(token.Digest, *abac.Profile) error { return nil })
+	}
+	close(done)
+	f := snapshot(profile(1, 99, abac.Active)).begin(t, c)
+	c.Close()
+	f.Profile(dig(1), profile(1, 99, abac.Active))
+	f.Done()
+	c.Stop(dig(1), "tok_1", 100)
+	c.Forget()
+}
