@@ -346,19 +346,16 @@ func TestAStreamThatBeganEarlyIsChargedAsAnyOther(t *testing.T) {
 	t.Parallel()
 	const usage = `,"usage":{"prompt_tokens":5,"completion_tokens":11}`
 	scripts := map[string]string{
-		"streamed":      `"delay_ms":1000` + usage,
-		"without usage": `"delay_ms":1000,"no_usage":true,"chunks":20`,
-		"cut":           `"delay_ms":1000,"cut_after_chunks":8,"chunks":20`,
-		"dropped":       `"delay_ms":1000,"drop":true`,
-		"400":           `"delay_ms":1000,"status":400`,
-		"400 and usage": `"delay_ms":1000,"status":400,"body":"{\"error\":{\"message\":\"m\"},\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}"`,
-		"no answer":     `"delay_ms":5000`,
-		"silent":        `"delay_ms":1000,"first_chunk_delay_ms":5000`,
-		"left":          `"delay_ms":3000`,
+		"streamed":      `"delay_ms":2000` + usage,
+		"without usage": `"delay_ms":2000,"no_usage":true,"chunks":20`,
+		"cut":           `"delay_ms":2000,"cut_after_chunks":8,"chunks":20`,
+		"400 and usage": `"delay_ms":2000,"status":400,"body":"{\"error\":{\"message\":\"m\"},\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}"`,
+		"no answer":     `"delay_ms":9000`,
+		"left":          `"delay_ms":9000`,
 	}
 	charged := func(name, script, comments string) (left int64, early bool) {
 		yaml, seen := endingTargets(t)
-		yaml = strings.Replace(yaml, "limits: {first_byte: 700ms, upstream_idle: 700ms, ", "limits: {first_byte: 1500ms, upstream_idle: 1500ms, keepalive_comment: "+comments+", ", 1)
+		yaml = strings.Replace(yaml, "limits: {first_byte: 700ms, upstream_idle: 700ms, ", "limits: {first_byte: 6s, upstream_idle: 6s, keepalive_comment: "+comments+", ", 1)
 		m := funded(t, yaml, budget.Record{ID: "u", Unit: budget.USD, Limit: 1 << 40}, budget.Record{ID: "t", Unit: budget.Tokens, Limit: 1 << 40})
 		key := m.spender("u", "t")
 		e := ending{stream: true, script: script}
@@ -375,8 +372,11 @@ func TestAStreamThatBeganEarlyIsChargedAsAnyOther(t *testing.T) {
 		return m.left(key, "u")<<20 + m.left(key, "t"), early
 	}
 	var wait sync.WaitGroup
+	few := make(chan struct{}, 3) // each has a control plane
 	for name, script := range scripts {
 		wait.Go(func() {
+			few <- struct{}{}
+			defer func() { <-few }()
 			late, _ := charged(name, script, "0s")
 			soon, early := charged(name, script, "300ms")
 			if late != soon || !early && name != "left" {
@@ -439,4 +439,30 @@ func TestAWokenConnectionIsKeptInGoodOrder(t *testing.T) {
 		t.Errorf("the next read: %v, woken %v", err, x.life.woken)
 	}
 	_ = c.Close()
+}
+
+func TestAStreamThatBeganEarlyEndsWithItsBudgetAsAnyOther(t *testing.T) {
+	t.Parallel()
+	u := scripted(t, func(c *callee) {
+		if c.request() != "" {
+			time.Sleep(time.Second)
+			c.send(sseHead + chunk(letter(0)+letter(0)))
+			time.Sleep(time.Second)
+			c.send(chunk(strings.Repeat(letter(0), 40)))
+			c.gone()
+		}
+	})
+	body := `{"model":"chat","max_tokens":5,"stream":true,"stream_options":{"include_usage":true},"messages":[]}`
+	input := inputBound(t, body)
+	m := funded(t, commented(u.url, ""), budget.Record{ID: "b", Unit: budget.Tokens, Limit: input + 5})
+	key := m.spender("b")
+	r := m.do(call(key, body))
+	rest, n := without(t, "budget", r.body)
+	if want := strings.Repeat(letter(0), 5) + tail("b", input, 5, true, 0); r.status != 200 || r.err != nil || rest != want || n < 4 {
+		t.Errorf("%d %v, %d comments\n%s\nwant\n%s", r.status, r.err, n, r.body, want)
+	}
+	m.atRest()
+	if n := m.left(key, "b"); n != 0 {
+		t.Errorf("%d left, want 0", n)
+	}
 }

@@ -7,7 +7,7 @@ import (
 
 const (
 	// lingerFor bounds how long a client may go on sending after its answer.
-	lingerFor = 2 * time.Second
+	lingerFor = 5 * time.Second
 	// maxTurnedAway is how many connections beyond limits.connections are answered at
 	// once; more are closed without a word.
 	maxTurnedAway = 256

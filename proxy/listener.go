@@ -79,7 +79,7 @@ func (s *Server) turnAway(c *net.TCPConn) {
 	_, _ = c.Write(b)
 	s.metrics.refused.inc(f.row.status)
 	s.log.Warn("connection refused", zap.String("request_id", string(x.id[:])), zap.String("code", f.row.code), zap.String("client", c.RemoteAddr().String()))
-	linger(c, time.Second)
+	linger(c, lingerFor)
 }
 
 // bounds are a connection's limits. Those in time are kept as stamps that the watcher
