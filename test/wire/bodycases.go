@@ -142,7 +142,13 @@ func routedBodies() (all []bodyCase) {
 		`"route":"fallback","models":["dear"]`, `"provider":{"order":["x"],"allow_fallbacks":true}`, `"preset":"mine"`, `"plugins":[{"id":"web"}]`, `"plugins":[{"id":"x","model":"dear"}]`, `"transforms":["middle-out"]`, `"route":"fallback"`, `"fallbacks":["dear"]`, `"tools":[{"type":"x","model":"dear"}]`} {
 		all = append(all, bodyCase{body: `{"model":"routed",` + more + `}`}, bodyCase{body: `{` + more + `,"model":"routed"}`})
 	}
-	return append(all, bodyCase{body: `{"model":"routed"}`, sound: true})
+	// What a provider keeps may be another caller's, wherever it is named; a tier has a
+	// price of its own.
+	for _, more := range []string{`"previous_response_id":"resp_1"`, `"conversation":"conv_1"`, `"conversation":{"id":"conv_1"}`, `"prompt":{"id":"pmpt_1"}`, `"Previous_response_id":"resp_1"`, `"previous_respon\u0073e_id":"resp_1"`, `"service_tier":"priority"`, `"service_tier":"flex"`, `"Service_tier":"priority"`,
+		`"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"file-1"}}]}]`, `"messages":[{"role":"user","content":[{"type":"file","file":{"file\u005fid":"file-1"}}]}]`, `"tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]`} {
+		all = append(all, bodyCase{body: `{"model":"cheap",` + more + `}`, refused: true}, bodyCase{body: `{` + more + `,"model":"routed"}`, refused: true})
+	}
+	return append(all, bodyCase{body: `{"model":"routed"}`, sound: true}, bodyCase{body: `{"model":"cheap","service_tier":"auto","store":false}`, sound: true})
 }
 
 // wide writes UTF-16 units in size bytes each.

@@ -140,6 +140,7 @@ func provocations() []provoked {
 		{"ambiguous_key", 400, invalid, false, "", bodied(`{"model":"cheap","MODEL":"dear"}`)},
 		{"missing_model", 400, invalid, false, "", bodied(`{"messages":[]}`)},
 		{"invalid_value", 400, invalid, false, "", bodied(`{"model":"cheap","n":"x"}`)},
+		{"unsupported_field", 400, invalid, false, "", bodied(`{"model":"cheap","previous_response_id":"resp_1"}`)},
 		{"body_too_large", 413, invalid, true, "", raw(head + "Content-Length: 70000\r\n\r\n" + strings.Repeat(" ", 9<<10))},
 		{"unsupported_media_type", 415, invalid, false, "", raw(head + "Content-Type: text/plain\r\nContent-Length: 0\r\n\r\n")},
 		{"request_timeout", 408, invalid, true, "", raw(head + "Content-Length: 70\r\n\r\n{")},

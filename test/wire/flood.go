@@ -66,6 +66,7 @@ func flood(ctx context.Context, t *trial) error {
 		failed, words := under.failures()
 		t.figure(failed == 0 && under.n > 0, "0", "%s: %d calls of another, %d failed%s", f.name, under.n, failed, words)
 		p99 := under.at(0.99)
+		t.tell("%s: another's median %s, %s before", f.name, under.at(0.5).Round(10*time.Microsecond), base.at(0.5).Round(10*time.Microsecond))
 		t.figure(p99 <= time.Second, "1 s", "%s: p99 of another %s, %s before", f.name, p99.Round(10*time.Microsecond), base.at(0.99).Round(10*time.Microsecond))
 		g.sound(ctx, other.Token)
 		g.child.kill()

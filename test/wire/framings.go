@@ -63,7 +63,7 @@ func everyFraming(bearer string) []framed {
 func (f *framings) good() {
 	for _, fields := range []string{length, "content-length:{N}\r\n", "Content-Length: \t{N} \r\n", "Content-Length: 000{N}\r\n", "X-Empty:\r\n" + length,
 		"X-!#$%&'*+-.^_`|~09azAZ: 1\r\n" + length, "X-A: caf\xe9 \xff\r\n" + length, "Expect: 100-continue\r\n" + length, "expect: 100-CONTINUE\r\n" + length,
-		"Connection: close\r\n" + length, "Connection: keep-alive, X-Stainless-Script\r\n" + length, "Upgrade: h2c\r\nConnection: Upgrade\r\n" + length, "TE: trailers\r\n" + length,
+		"Connection: close\r\n" + length, "Connection: keep-alive, X-Other\r\n" + length, "Upgrade: h2c\r\nConnection: Upgrade\r\n" + length, "TE: trailers\r\n" + length,
 		"X-A: " + strings.Repeat("a", 14_000) + "\r\n" + length} {
 		f.add("good "+fields[:min(len(fields), 40)], func(p *parts) { p.fields = fields })
 	}

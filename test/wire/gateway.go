@@ -41,6 +41,7 @@ models:
   - {name: unpriced, targets: [{id: up}], max_output: 1000}
   - {name: unbound, targets: [{id: up}], max_output: 1000, price: {input: 1, output: 1}}
 limits: {%[7]s}
+debug: {pprof: true}
 %[8]s
 `
 

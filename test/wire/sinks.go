@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"sync"
 	"syscall"
@@ -63,15 +64,36 @@ func (g *gateway) withFailing(ctx context.Context, name, key string, fail func()
 	was := float64(before.n) / 3
 	rate := float64(len(under.took)) / float64(length)
 	t.figure(failed == 0 && rate >= was/3, "0 failed", "%s for %d s: %.0f calls a second, %.0f before; %d failed%s", name, length, rate, was, failed, words)
-	last := sizes[len(sizes)/2:]
-	low, high, sum := last[0], last[0], int64(0)
-	for _, n := range last {
-		low, high, sum = min(low, n), max(high, n), sum+n
-	}
-	mean := float64(sum) / float64(len(last))
-	off := max(float64(high)-mean, mean-float64(low)) / mean * 100
-	t.figure(off <= 5, "±5%", "%s: memory off its mean of %.0f MiB by %.1f%% over the last %d s", name, mean/(1<<20), off, len(last))
+	t.tell("%s: resident KiB each second: %v", name, kibis(sizes))
+	before10, after10, spread := drift(sizes[len(sizes)/2:])
+	off := (after10/before10 - 1) * 100
+	t.figure(off <= 5 && off >= -5, "±5%", "%s: memory moved by %+.1f%% over the last %d s, from %.1f to %.1f MiB (a sample was off by up to %.1f%%)", name, off, len(sizes)-len(sizes)/2, before10/(1<<20), after10/(1<<20), spread)
 	return nil
+}
+
+// drift compares the mean of the first third of sizes with that of the last: a heap
+// breathes, a leak does not come back. The spread is how far one lies from the mean of
+// all, in percent.
+func drift(sizes []int64) (before, after, spread float64) {
+	third := max(len(sizes)/3, 1)
+	mean := func(s []int64) (m float64) {
+		for _, n := range s {
+			m += float64(n) / float64(len(s))
+		}
+		return m
+	}
+	all := mean(sizes)
+	for _, n := range sizes {
+		spread = max(spread, math.Abs(float64(n)/all-1)*100)
+	}
+	return mean(sizes[:third]), mean(sizes[len(sizes)-third:]), spread
+}
+
+func kibis(sizes []int64) (all []int64) {
+	for _, n := range sizes {
+		all = append(all, n>>10)
+	}
+	return all
 }
 
 // closed is calls without pause by 8 callers until ctx ends.

@@ -176,6 +176,20 @@ func TestAFigureBeyondItsBoundFails(t *testing.T) {
 	}
 }
 
+func TestDriftTellsALeakFromBreath(t *testing.T) {
+	var flat, leak []int64
+	for i := range int64(30) {
+		flat = append(flat, 1000+i%2*200)
+		leak = append(leak, 1000+i*5)
+	}
+	if before, after, spread := drift(flat); after/before > 1.05 || after/before < 0.95 || spread < 5 {
+		t.Errorf("flat: from %v to %v, spread %v", before, after, spread)
+	}
+	if before, after, _ := drift(leak); after/before < 1.05 {
+		t.Errorf("a leak: from %v to %v", before, after)
+	}
+}
+
 func TestPortsTakenAreNotThoseOfConnections(t *testing.T) {
 	for range 20 {
 		addr, err := freeAddr()
