@@ -20,7 +20,7 @@ type round struct {
 	over    time.Duration // that they come in, at random; 0: all at once
 	first   int           // of them come so to one gateway, the others to the others, later and at once
 	call    call
-	again   bool // the refused come again after a second, until the budget is spent
+	again   bool // the refused, and those whom nobody answered, come again after a second, until the budget is spent
 	want    int  // calls admitted
 
 	meanwhile func()               // is done while they call
@@ -131,7 +131,7 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 			switch {
 			case out.status == 200 && out.done:
 			case out.code == "budget_exceeded":
-			case r.again && (out.code == "budget_held" || r.meanwhile != nil && out.unavailable()):
+			case r.again && (out.code == "budget_held" || out.unavailable()):
 				pause(ctx, time.Second)
 				continue
 			case out.code == "budget_held":
