@@ -117,7 +117,7 @@ func TestWithoutABudgetOfMoneyOrTokensNoLimitIsWritten(t *testing.T) {
 	key := m.spender("r", "o", "ot")
 	for _, body := range []string{
 		plainBody,
-		strings.Replace(plainBody, `"chat"`, `"mapped"`, 1),                                                // no price
+		strings.Replace(plainBody, `"chat"`, `"mapped"`, 1),                                              // no price
 		`{"model":"chat","messages":[{"role":"user","content":[{"type":"video_url","video_url":"v"}]}]}`, // no context
 	} {
 		r := m.do(call(key, body))
