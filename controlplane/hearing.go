@@ -56,7 +56,7 @@ func (s *Server) hear(ctx context.Context, i store.Instance) {
 	if !s.heard.due(i, now) {
 		return
 	}
-	if err := s.store.Update(ctx, now, func(tx *store.Tx) error { return tx.Hear(ctx, i) }); err != nil {
+	if err := s.store.Note(ctx, now, func(tx *store.Tx) error { return tx.Hear(ctx, i) }); err != nil {
 		s.log.Warn("a gateway's call could not be noted", zap.String("gateway_id", i.GatewayID), zap.Error(err))
 		return
 	}

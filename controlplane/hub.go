@@ -142,7 +142,7 @@ func (s *Server) leave(w *watching) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := s.store.Update(ctx, s.now(), func(tx *store.Tx) error { return tx.Unwatched(ctx, w.instance) }); err != nil {
+	if err := s.store.Note(ctx, s.now(), func(tx *store.Tx) error { return tx.Unwatched(ctx, w.instance) }); err != nil {
 		s.log.Warn("the end of a watch could not be noted", zap.String("gateway_id", w.instance.GatewayID), zap.Error(err))
 	}
 }

@@ -252,7 +252,11 @@ func (s *Server) report(ctx context.Context, who runtimeID, r record.Report) err
 	if r.SignOff {
 		defer s.hub.dismiss(i)()
 	}
-	err = s.store.Update(ctx, now, func(tx *store.Tx) error {
+	write := s.store.Update
+	if after == nil && !r.SignOff && len(r.LastUsed) == 0 { // as a revocation brings them, from all at once
+		write = s.store.Note
+	}
+	err = write(ctx, now, func(tx *store.Tx) error {
 		if err := tx.Used(ctx, who.uses(r.LastUsed, now)...); err != nil {
 			return err
 		}

@@ -72,7 +72,7 @@ func (v *watch) begin(ctx context.Context, since int64) (end func(), first store
 	i := v.w.instance
 	i.WatchedUntil, i.Revision = s.now().Add(liveFor), max(since, 0)
 	// Before the first look: a revocation that comes between the two waits for this instance.
-	if err := s.store.Update(ctx, s.now(), func(tx *store.Tx) error { return tx.Hear(ctx, i) }); err != nil {
+	if err := s.store.Note(ctx, s.now(), func(tx *store.Tx) error { return tx.Hear(ctx, i) }); err != nil {
 		s.log.Warn("a watch could not be noted", zap.String("gateway_id", i.GatewayID), zap.Error(err))
 	}
 	v.w.noted.Store(true)

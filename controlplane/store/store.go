@@ -175,6 +175,7 @@ type Tx struct {
 
 	notifies bool // as the store's
 	clocked  bool // as the store's
+	ordered  bool // it has the lock that orders all changes
 	moved    bool // a revision was taken
 	told     bool // a recall is to be told
 	reported bool // an instance told how far it is
@@ -185,7 +186,18 @@ type Tx struct {
 // f's error. Where the database asks for it, f runs again from the start, so it
 // must have no effect but through its Tx.
 func (s *Store) Update(ctx context.Context, now time.Time, f func(*Tx) error) error {
-	return retried(ctx, func() error { return s.updateOnce(ctx, now, f) }, func(err error) bool {
+	return s.updated(ctx, now, f, (*Tx).order)
+}
+
+// Note is Update for what is no change, and takes no revision: how far a gateway is. On
+// PostgreSQL it waits for no Update, and none for it: a revocation has the whole fleet
+// report at once.
+func (s *Store) Note(ctx context.Context, now time.Time, f func(*Tx) error) error {
+	return s.updated(ctx, now, f, func(*Tx, context.Context) error { return nil })
+}
+
+func (s *Store) updated(ctx context.Context, now time.Time, f func(*Tx) error, first func(*Tx, context.Context) error) error {
+	return retried(ctx, func() error { return s.updateOnce(ctx, now, f, first) }, func(err error) bool {
 		// A change that may have been committed could be made twice.
 		var doubt *unsure
 		return again(err) || lost(err) && !errors.As(err, &doubt)
@@ -200,21 +212,29 @@ func retried(ctx context.Context, once func() error, more func(error) bool) erro
 	}
 }
 
-func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error) error {
+func (s *Store) updateOnce(ctx context.Context, now time.Time, f func(*Tx) error, first func(*Tx, context.Context) error) error {
 	tx, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing; after a panic in f it must
-	// The one lock that orders all changes, taken before anything is read.
-	if _, err := tx.ExecContext(ctx, `UPDATE head SET revision = revision WHERE one = 1`); err != nil {
-		return fmt.Errorf("lock head: %w", err)
-	}
 	t := s.begun(tx, now)
+	if err := first(t, ctx); err != nil {
+		return err
+	}
 	if err := f(t); err != nil {
 		return err
 	}
 	return s.commit(ctx, t)
+}
+
+// order takes the one lock that orders all changes, before anything is read.
+func (t *Tx) order(ctx context.Context) error {
+	if _, err := t.tx.ExecContext(ctx, `UPDATE head SET revision = revision WHERE one = 1`); err != nil {
+		return fmt.Errorf("lock head: %w", err)
+	}
+	t.ordered = true
+	return nil
 }
 
 func (s *Store) begun(tx *sql.Tx, now time.Time) *Tx {
@@ -236,6 +256,9 @@ func (s *Store) commit(ctx context.Context, t *Tx) error {
 
 // revision takes the next revision for a change of a token or budget.
 func (t *Tx) revision(ctx context.Context, org, id, event string) (int64, error) {
+	if !t.ordered {
+		panic("BUG: a change without its order")
+	}
 	var r int64
 	t.moved = true
 	if err := t.tx.QueryRowContext(ctx,
