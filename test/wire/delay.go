@@ -14,7 +14,11 @@ import (
 // delay measures how long an event takes from the provider's write to the client's
 // read, through the gateway and without it, in the same moments.
 func delay(ctx context.Context, t *trial) error {
-	g, key, err := withKey(ctx, t, layout{})
+	up, err := newProviderApart(ctx, t)
+	if err != nil {
+		return err
+	}
+	g, key, err := withKey(ctx, t, layout{up: up})
 	if err != nil {
 		return err
 	}

@@ -41,8 +41,13 @@ func run() int {
 	f.BoolVar(&o.keep, "keep", false, "keep the folder of logs and data")
 	f.BoolVar(&o.verbose, "v", false, "tell what is going on")
 	f.StringVar(&o.binary, "binary", "", "kt-gateway to try; by default it is built")
+	provider := f.String("provide", "", "be the provider, on this address: what a scenario starts by itself")
 	if err := f.Parse(os.Args[1:]); err != nil {
 		return 2
+	}
+	if *provider != "" {
+		fmt.Fprintln(os.Stderr, "wire:", provide(*provider))
+		return 1
 	}
 	chosen, err := choose(scenarios(), o)
 	if err != nil || f.NArg() > 0 {

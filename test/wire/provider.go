@@ -3,12 +3,15 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,16 +99,57 @@ func newProvider(t *trial) (*provider, error) {
 	}
 	p := &provider{ln: ln, addr: addr, seen: map[string][]*received{}}
 	t.closers = append(t.closers, func() { ln.Close() })
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go p.serve(conn.(*net.TCPConn))
-		}
-	}()
+	go p.accept()
 	return p, nil
+}
+
+func (p *provider) accept() {
+	for {
+		conn, err := p.ln.Accept()
+		if err != nil {
+			return
+		}
+		go p.serve(conn.(*net.TCPConn))
+	}
+}
+
+// provide is a provider in a process of its own, as providers are: where time counts,
+// what wakes whom is part of it.
+func provide(addr string) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	p := &provider{ln: ln, addr: addr, seen: map[string][]*received{}}
+	p.hush()
+	p.accept()
+	return nil
+}
+
+// newProviderApart starts one as a child; it witnesses nothing for us.
+func newProviderApart(ctx context.Context, t *trial) (*provider, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.launch("provider", "", exec.Command(self, "-provide", addr)); err != nil {
+		return nil, err
+	}
+	up := settled(ctx, 10*time.Second, func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	if !up {
+		return nil, fmt.Errorf("the provider does not listen on %s", addr)
+	}
+	return &provider{addr: addr}, nil
 }
 
 // of gives what came under an id.
