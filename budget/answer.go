@@ -97,9 +97,11 @@ func add2(t, d time.Duration) time.Duration { return time.Duration(add(int64(t),
 
 // holders says that an amount would fit, were nothing held or leased. What was spent
 // here since it was last told counts as settled.
-func (le *lease) holders(amount int64) bool {
+func (le *lease) holders(amount int64) bool { return le.unspent() >= amount }
+
+func (le *lease) unspent() int64 {
 	since := le.spent - le.told.Spent + le.overrun - le.told.Overrun
-	return le.limit-le.settled-max(0, since) >= amount
+	return le.limit - le.settled - max(0, since)
 }
 
 // judge denies a need that an answer says can't be borne now.

@@ -17,6 +17,7 @@ type Denied struct {
 	Held      bool          // requests in flight or other gateways hold the money; else it is spent
 	Record    Record        // of the budget that lacks
 	Left      int64         // that could be reserved here, in the record's unit
+	Unspent   int64         // of the limit: Left, and what may come back from calls and gateways
 	Need      int64         // that was asked for
 	ReopensIn time.Duration // until the window ends; 0: it never does
 }
@@ -323,7 +324,7 @@ func (p *part) denied(held bool, now time.Duration) *Denied {
 	if le := p.on(now); le != nil {
 		d.Left = add(max(0, le.left), max(0, le.idle()))
 		if le.infoSeq > 0 {
-			d.Record.Limit = le.limit
+			d.Record.Limit, d.Unspent = le.limit, max(0, le.unspent())
 		}
 		if le.ends < never {
 			d.ReopensIn = max(0, le.ends-now)

@@ -156,7 +156,12 @@ func (x *exchange) take(a *allowance) error {
 			return x.unreserved(err)
 		}
 		less := x.bearsAll(leftBy(d))
-		if less >= output || less < x.least() {
+		if less < x.least() {
+			// Not what was asked for, but the least is what may be borne once others settle.
+			d.Held = d.Held || x.bearsAll(boundBy(d.Record.Unit, d.Unspent)) >= x.least()
+			return x.unreserved(err)
+		}
+		if less >= output {
 			return x.unreserved(err)
 		}
 		if tries == 2 {
@@ -191,14 +196,17 @@ func (x *exchange) reserved(output int64, free bool) error {
 	return nil
 }
 
-// leftBy is what a denial says is left; nothing of it bounds the other units.
-func leftBy(d *budget.Denied) budget.Amounts {
+// leftBy is what a denial says is left.
+func leftBy(d *budget.Denied) budget.Amounts { return boundBy(d.Record.Unit, d.Left) }
+
+// boundBy is an amount of one unit; nothing bounds the others.
+func boundBy(u budget.Unit, n int64) budget.Amounts {
 	have := budget.Amounts{USD: math.MaxInt64, Tokens: math.MaxInt64}
-	switch d.Record.Unit {
+	switch u {
 	case budget.USD:
-		have.USD = d.Left
+		have.USD = n
 	case budget.Tokens:
-		have.Tokens = d.Left
+		have.Tokens = n
 	}
 	return have
 }

@@ -12,6 +12,7 @@ import (
 type shrinking struct {
 	budget.Authority
 	left, by *atomic.Int64
+	held     int64 // by others; it is not settled
 	asked    *atomic.Int64
 }
 
@@ -23,7 +24,7 @@ func (s *shrinking) Leases(ctx context.Context, c *budget.Call) (*budget.Answer,
 	const limit = 100_000
 	left := s.left.Add(-s.by.Load())
 	return &budget.Answer{Seq: c.Seq, Leases: []budget.LeaseInfo{{
-		Budget: "t", Window: "total.0", Phase: 1, Gone: true, Limit: limit, Left: left, Settled: limit - left, StartsInMS: -1, EndsInMS: 3_600_000,
+		Budget: "t", Window: "total.0", Phase: 1, Gone: true, Limit: limit, Left: left, Settled: limit - left - s.held, StartsInMS: -1, EndsInMS: 3_600_000,
 	}}}, nil
 }
 
@@ -36,12 +37,15 @@ func TestACallThatWhatIsLeftWouldBearIsHeldNotDeniedForGood(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		left, by int64
+		held     int64
 		asked    int64
 		code     string
 	}{
-		{"less at each time, and enough still", input + 3000, 100, 3, codeBudgetHeld},
-		{"too little at the second time", input + 40, 15, 2, codeBudgetExceeded},
-		{"too little from the start", input + 15, 1, 1, codeBudgetExceeded},
+		{"less at each time, and enough still", input + 3000, 100, 0, 3, codeBudgetHeld},
+		{"too little at the second time", input + 40, 15, 0, 2, codeBudgetExceeded},
+		{"too little from the start", input + 15, 1, 0, 1, codeBudgetExceeded},
+		{"nothing, but others hold the least", 0, 0, input + 16, 1, codeBudgetHeld},
+		{"nothing, and what others hold is too little", 0, 0, input + 15, 1, codeBudgetExceeded},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -50,7 +54,7 @@ func TestACallThatWhatIsLeftWouldBearIsHeldNotDeniedForGood(t *testing.T) {
 			left.Store(tt.left)
 			by.Store(tt.by)
 			m := fundedBy(t, plainConfig(u.url), func(a budget.Authority, _ *Options) budget.Authority {
-				return &shrinking{a, &left, &by, &asked}
+				return &shrinking{a, &left, &by, tt.held, &asked}
 			}, budget.Record{ID: "t", Unit: budget.Tokens, Limit: 100_000})
 			r := m.do(call(m.spender("t"), bare))
 			if r.status != 429 || r.problem().Code != tt.code || asked.Load() != tt.asked {
