@@ -12,7 +12,7 @@ import (
 const (
 	garbageLeast = 100      // % of what lives
 	garbageMost  = 400      // %
-	garbageRoom  = 40 << 20 // bytes, between the two
+	garbageRoom  = 32 << 20 // bytes, between the two
 )
 
 // garbagePercent says how much garbage may be, in % of so many bytes that live.

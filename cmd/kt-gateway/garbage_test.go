@@ -13,7 +13,7 @@ func TestGarbageHasItsRoomAndNoMoreThanItNeeds(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{0, 400}, {1, 400}, {10 * mb, 400}, {16 * mb, 250}, {20 * mb, 200}, {40 * mb, 100}, {500 * mb, 100},
+		{0, 400}, {1, 400}, {8 * mb, 400}, {16 * mb, 200}, {20 * mb, 160}, {32 * mb, 100}, {500 * mb, 100},
 	} {
 		if got := garbagePercent(tc.live); got != tc.want {
 			t.Errorf("%d MB: %d %%, want %d", tc.live/mb, got, tc.want)
