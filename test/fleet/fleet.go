@@ -268,7 +268,7 @@ func (f *fleet) usable(ctx context.Context, tokens ...minted) error {
 					break
 				}
 				if time.Now().After(deadline) || ctx.Err() != nil {
-					return fmt.Errorf("%s does not take %s: %s %w", g.name, tok.ID, s.word(), s.err)
+					return fmt.Errorf("%s does not take %s: %s (%v)", g.name, tok.ID, s.word(), s.err)
 				}
 			}
 		}

@@ -23,15 +23,15 @@ type scenario struct {
 
 func scenarios() []*scenario {
 	return []*scenario{
-		{"revoke", "a token in use on every gateway is revoked: until when is it taken?", 190, true, revoke},
-		{"cold-race", "the first request of a cold token at the moment of its revocation", 110, true, coldRace},
-		{"flood-restart", "revoked, then a flood, stale answers, kill -9 and a restart in an outage: nothing comes back", 90, true, floodRestart},
-		{"watch-cut", "watches cut at random offsets during edits, a replica killed: every gateway knows what the control plane does", 130, true, watchCut},
-		{"restart", "gateways started anew in an outage, from their snapshot or from what is none", 200, true, restart},
+		{"revoke", "a token in use on every gateway is revoked: until when is it taken?", 170, true, revoke},
+		{"cold-race", "the first request of a cold token at the moment of its revocation", 130, true, coldRace},
+		{"flood-restart", "revoked, then a flood, stale answers, kill -9 and a restart in an outage: nothing comes back", 75, true, floodRestart},
+		{"watch-cut", "watches cut at random offsets during edits, a replica killed: every gateway knows what the control plane does", 150, true, watchCut},
+		{"restart", "gateways started anew in an outage, from their snapshot or from what is none", 180, true, restart},
 		{"million", "1,000,000 tokens in PostgreSQL, 200,000 of them hot in one gateway", 170, false, million},
-		{"unknowns", "tokens that are nobody's, by the thousand a second", 150, false, unknowns},
-		{"one-load", "many at once on one cold token", 30, true, oneLoad},
-		{"outage", "both replicas stopped: what is served, until when, and after", 75, true, outage},
+		{"unknowns", "tokens that are nobody's, by the thousand a second", 140, false, unknowns},
+		{"one-load", "many at once on one cold token", 20, true, oneLoad},
+		{"outage", "both replicas stopped: what is served, until when, and after", 65, true, outage},
 	}
 }
 
