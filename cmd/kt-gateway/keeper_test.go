@@ -267,12 +267,13 @@ func TestRevocationsLeaveTheirFileOnceTheSnapshotHasThem(t *testing.T) {
 // must find none that lacks what the new one was the first to tell.
 func TestASnapshotFromBeforeAGapIsTakenAwayBeforeTheNewOneIsReported(t *testing.T) {
 	w := &watched{}
-	var k *keeping
+	var kept atomic.Pointer[keeping]
 	w.snapshot = func(n int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) {
 		return controlplane.SnapshotHead{Revision: int64(10 + n), OrgID: "org_1"}, nil, nil
 	}
 	w.play = func(ctx context.Context, n int, since int64, each func(controlplane.Event)) error {
 		if n == 1 {
+			k := kept.Load()
 			if _, err := os.Stat(k.keeper.path()); err == nil && k.saved(t).Revision != 11 {
 				t.Error("the old one is there when the new one's revision is told")
 			}
@@ -285,8 +286,8 @@ func TestASnapshotFromBeforeAGapIsTakenAwayBeforeTheNewOneIsReported(t *testing.
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	keepingWith(t, w, 10*time.Minute, func(t *testing.T, it *keeping) {
-		k = it
+	keepingWith(t, w, 10*time.Minute, func(t *testing.T, k *keeping) {
+		kept.Store(k)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if k.saved(t).Revision != 11 {

@@ -35,12 +35,14 @@ func ofGateway(t *testing.T, id, url string) *succession {
 type sharer struct {
 	*succession
 	server *http.Server
-	done   func() // offers no more
+	served chan struct{} // closed when it takes no more connections
+	open   atomic.Int64  // of its connections
+	done   func()        // offers no more
 }
 
 func share(t *testing.T, name, addr string) (*sharer, net.Listener) {
 	t.Helper()
-	s := &sharer{succession: ofGateway(t, "gw_1", "https://plane.example")}
+	s := &sharer{succession: ofGateway(t, "gw_1", "https://plane.example"), served: make(chan struct{})}
 	ln, err := s.listen(addr)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -48,9 +50,19 @@ func share(t *testing.T, name, addr string) (*sharer, net.Listener) {
 	if !s.await(context.Background(), func() error { return nil }) {
 		t.Fatalf("%s is not to serve", name)
 	}
-	s.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) })}
+	s.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) }),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				s.open.Add(1)
+			case http.StateClosed:
+				s.open.Add(-1)
+			}
+		},
+	}
 	s.done = s.offering(ln)
-	go func() { _ = s.server.Serve(ln) }()
+	go func() { defer close(s.served); _ = s.server.Serve(ln) }()
 	t.Cleanup(func() { s.done(); _ = s.server.Close() })
 	return s, ln
 }
@@ -99,6 +111,9 @@ func TestAPortChangesHandsWithoutALostConnection(t *testing.T) {
 		now.retire()
 		waitFor(t, "calls that the newcomer answers", func() bool { return calls.Load() > before+100 && *last.Load() == name })
 		now.done()
+		<-now.served
+		// Shutdown closes a connection whose request it has not begun to answer.
+		waitFor(t, "what it took to be answered", func() bool { return now.open.Load() == 0 })
 		if err := now.server.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
