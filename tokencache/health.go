@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/token"
 )
 
 const probeEvery = time.Second
@@ -16,6 +18,7 @@ type health struct {
 	mu        sync.Mutex
 	answer    time.Time // the last one
 	nextProbe time.Time
+	unheard   token.Digest // what was asked for when the absence began
 }
 
 // answered notes an answer and says whether it ended an absence.
@@ -28,8 +31,8 @@ func (h *health) answered(at time.Time) bool {
 	return h.isAway.CompareAndSwap(true, false)
 }
 
-// failed notes an ask without an answer and says whether it began an absence.
-func (h *health) failed(began, at time.Time) bool {
+// failed notes an ask for d without an answer and says whether it began an absence.
+func (h *health) failed(d token.Digest, began, at time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if began.Before(h.answer) {
@@ -38,8 +41,18 @@ func (h *health) failed(began, at time.Time) bool {
 	if !h.isAway.CompareAndSwap(false, true) {
 		return false
 	}
-	h.nextProbe = at.Add(probeEvery)
+	h.nextProbe, h.unheard = at.Add(probeEvery), d
 	return true
+}
+
+// missed is what an absence that goes on began with.
+func (h *health) missed() (d token.Digest, away bool) {
+	if !h.isAway.Load() {
+		return d, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.unheard, h.isAway.Load()
 }
 
 // probe says whether it is time to ask one of the tokens that are waited for,

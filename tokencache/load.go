@@ -297,7 +297,7 @@ func (c *Cache) place(a *ask) (*Entry, error) {
 		fallthrough
 	case err != nil:
 		c.metrics.loadFailed.Add(1)
-		if c.life.Err() == nil && err != errPast && c.health.failed(a.began, c.now()) {
+		if c.life.Err() == nil && err != errPast && c.health.failed(a.digest, a.began, c.now()) {
 			c.log.Warn("the control plane does not answer; what is known is served until it is too old", zap.Error(err))
 		}
 		return nil, fmt.Errorf("%w: %v", ErrUnavailable, err) // %v: a load's own time limit is not the caller's

@@ -82,6 +82,8 @@ func (c *Cache) Synced(at time.Time) {
 	w.mu.Unlock()
 	if w.lost.CompareAndSwap(true, false) {
 		c.answered()
+	} else if d, away := c.health.missed(); away {
+		c.probe(d, c.now()) // with an index it may be long until somebody asks
 	}
 }
 
@@ -120,7 +122,7 @@ func (c *Cache) Cut() { c.watched.cut.Store(true) }
 // control plane is away, until an ask is answered or a watch is in sync.
 func (c *Cache) Lost(began time.Time) {
 	c.watched.lost.Store(true)
-	if c.health.failed(began, c.now()) {
+	if c.health.failed(token.Digest{}, began, c.now()) {
 		c.log.Warn("the watch of the control plane is lost; what is known is served until it is too old")
 	}
 }

@@ -307,6 +307,23 @@ func TestALostWatchIsAnAbsence(t *testing.T) {
 		if !c.Away() {
 			t.Error("a head ended an absence that an ask met")
 		}
+		// But it has somebody ask again, once a second.
+		asked := p.asked.Load()
+		for range 10 {
+			time.Sleep(probeEvery / 5)
+			c.Synced(time.Now())
+			synctest.Wait()
+		}
+		if n := p.asked.Load() - asked; n < 1 || n > 2 || !c.Away() {
+			t.Errorf("asked %d times in two seconds, away: %v", n, c.Away())
+		}
+		p.on(nil)
+		time.Sleep(probeEvery)
+		c.Synced(time.Now())
+		synctest.Wait()
+		if c.Away() {
+			t.Error("still away though it answers")
+		}
 	})
 }
 
