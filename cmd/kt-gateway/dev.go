@@ -47,7 +47,7 @@ func (f *devFlags) run(ctx context.Context, p program) error {
 	if err != nil {
 		return err
 	}
-	tuneMemory(p.env)
+	defer tuneMemory(p.env)()
 	data, done, err := f.openData()
 	if err != nil {
 		return err

@@ -45,3 +45,21 @@ func TestGarbageIsPacedByWhatLives(t *testing.T) {
 		runtime.GC()
 	}
 }
+
+func TestLittleGarbageIsSweptWhereItIsMuchOfWhatLives(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		live, all uint64
+		want      bool
+	}{
+		{20 << 20, 20 << 20, false},
+		{20 << 20, 21 << 20, false},
+		{20 << 20, 23 << 20, true},
+		{20 << 20, 10 << 20, false}, // in the middle of a collection
+		{200 << 20, 230 << 20, false},
+	} {
+		if got := worthSweeping(tt.live, tt.all); got != tt.want {
+			t.Errorf("%d of %d: %v", tt.live, tt.all, got)
+		}
+	}
+}

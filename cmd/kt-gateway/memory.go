@@ -1,17 +1,30 @@
 package main
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 )
 
-// tuneMemory sets the collector for a proxy, unless GOGC and GOMEMLIMIT do.
-func tuneMemory(env func(string) (string, bool)) {
+// tuneMemory sets the collector for a proxy, unless GOGC and GOMEMLIMIT do, until stop
+// is called.
+func tuneMemory(env func(string) (string, bool)) (stop func()) {
+	stop = func() {}
 	if _, ok := env("GOGC"); !ok {
 		paceGarbage()
+		ctx, cancel := context.WithCancel(context.Background())
+		var swept sync.WaitGroup
+		swept.Go(func() { sweepGarbage(ctx) })
+		stop = func() { cancel(); swept.Wait() }
 	}
+	limitMemory(env)
+	return stop
+}
+
+func limitMemory(env func(string) (string, bool)) {
 	if _, ok := env("GOMEMLIMIT"); ok {
 		return
 	}

@@ -105,7 +105,7 @@ func (o *overrides) listenFor(cfg *config.Config, log *zap.Logger) (net.Listener
 
 // runGateway is the wiring of `run`, in the order in which things may fail.
 func runGateway(ctx context.Context, p program, cfg *config.Config, path string, o *overrides) error {
-	tuneMemory(p.env)
+	defer tuneMemory(p.env)()
 	data, err := openDataDir(cfg.DataDir)
 	if err != nil {
 		return err
