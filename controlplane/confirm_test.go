@@ -54,7 +54,7 @@ func TestStoppingATokenWaitsForThoseWhoWatchAndNamesTheOthers(t *testing.T) {
 		{"nobody", nil, nil, 0, nil, 0, 300 * time.Millisecond},
 		{"all watch and report", map[string]time.Duration{"g1/a": 0, "g1/b": 0, "g2/a": 100 * time.Millisecond}, nil, 3, nil, 100 * time.Millisecond, 700 * time.Millisecond},
 		{"none watches", nil, []string{"g2/a", "g1/a", "g1/b"}, 0, []string{"g1", "g2"}, 0, 300 * time.Millisecond},
-		{"one watches and does not report", map[string]time.Duration{"g1/a": 0, "g2/a": never}, nil, 1, []string{"g2"}, 800 * time.Millisecond, time.Second},
+		{"one watches and does not report", map[string]time.Duration{"g1/a": 0, "g2/a": never}, nil, 1, []string{"g2"}, 700 * time.Millisecond, time.Second},
 		{"one process of two has not", map[string]time.Duration{"g1/a": 0}, []string{"g1/b"}, 1, []string{"g1"}, 0, 500 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

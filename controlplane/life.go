@@ -148,7 +148,7 @@ func (s *Server) setStatus(c *call, event string, next func(*abac.Profile) (abac
 }
 
 const (
-	confirmWithin = 850 * time.Millisecond // the answer is there within a second
+	confirmWithin = 800 * time.Millisecond // the answer is there within a second
 	confirmPoll   = 50 * time.Millisecond  // reports may go to another process
 )
 

@@ -111,10 +111,20 @@ func named(t *testing.T, n *nameServer, yaml string) (*gateway, *upstream) {
 // host opens an upstream on another address of loopback, but on the same port.
 func host(t *testing.T, addr string, port int, answer string) *upstreamScript {
 	t.Helper()
-	ln, err := net.Listen("tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var ln net.Listener
+	eventually(t, "a port that others use just now", func() (ok bool) {
+		var err error
+		ln, err = net.Listen("tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
+		if err == nil && port == 0 { // one that is free on the other address too
+			var other net.Listener
+			if other, err = net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", ln.Addr().(*net.TCPAddr).Port)); err == nil {
+				_ = other.Close()
+			} else {
+				_ = ln.Close()
+			}
+		}
+		return err == nil
+	})
 	return scriptedOn(t, ln, func(c *callee) {
 		for c.request() != "" {
 			c.send(whole(200, strings.Replace(completion, `"hi"`, `"`+answer+`"`, 1)))
