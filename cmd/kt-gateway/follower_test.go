@@ -141,8 +141,8 @@ func TestAWatchThatBreaksGoesOnFromWhereItWas(t *testing.T) {
 	followed(t, w, func(f *follower) {
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if want := []int64{4, 8, 18}; !slices.Equal(w.sinces, want) || w.snapshots != 2 {
-			t.Errorf("watched from %v, want %v, %d snapshots", w.sinces, want, w.snapshots)
+		if want := []int64{4, 8, 18}; !slices.Equal(w.sinces, want) || w.snapshots.Load() != 2 {
+			t.Errorf("watched from %v, want %v, %d snapshots", w.sinces, want, w.snapshots.Load())
 		}
 		if f.cache.Away() {
 			t.Error("away, though each watch was in sync")
@@ -242,12 +242,12 @@ func TestA410IsOneNewSnapshotAndNeverALoop(t *testing.T) {
 	followed(t, w, func(f *follower) {
 		time.Sleep(400 * time.Millisecond)
 		synctest.Wait()
-		if n := w.snapshots; n != 2 {
+		if n := w.snapshots.Load(); n != 2 {
 			t.Errorf("%d snapshots at first", n)
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if n := w.snapshots; n < 15 || n > 60 {
+		if n := w.snapshots.Load(); n < 15 || n > 60 {
 			t.Errorf("%d snapshots in ten minutes", n)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,15 +33,12 @@ type scriptedPlane struct {
 	whoamis     int
 	loads       int
 	silentUntil time.Time // no answer before
-	snapshots   int
+	snapshots   atomic.Int64
 	snapshot    func(n int) (controlplane.SnapshotHead, []controlplane.SnapshotItem, error) // the n-th; nil: an empty one at revision 1
 }
 
 func (s *scriptedPlane) Snapshot(_ context.Context, _ int, begin func(controlplane.SnapshotHead) error, each func(*controlplane.SnapshotItem) error) error {
-	s.mu.Lock()
-	n := s.snapshots
-	s.snapshots++
-	s.mu.Unlock()
+	n := int(s.snapshots.Add(1) - 1)
 	if s.snapshot == nil {
 		return begin(controlplane.SnapshotHead{Revision: 1, OrgID: "org_1"})
 	}
