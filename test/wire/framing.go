@@ -192,6 +192,9 @@ func compare(v verdict, d delivered) string {
 	for i, code := range v.served {
 		switch {
 		case i >= len(d.answers):
+			if n := len(d.answers); n > 0 && d.answers[n-1].closes && d.answers[n-1].code != "" && d.over {
+				return "" // a refusal whose body was still on its way ends the connection, and says so
+			}
 			return "a request was not answered: " + describe(d.answers)
 		case code == "" && d.answers[i].status != 200, code != "" && d.answers[i].code != code && d.answers[i].body != "":
 			return fmt.Sprintf("answered %s instead of %q", describe(d.answers[i:]), code)
