@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // One process, since a worker would outlive a master that is killed.
@@ -83,13 +85,13 @@ func (f *fleet) startBalancer(ctx context.Context) error {
 		return err
 	}
 	f.balancer = addr
-	for deadline := time.Now().Add(10 * time.Second); ; pause(ctx, 10*time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; rig.Pause(ctx, 10*time.Millisecond) {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			return conn.Close()
 		}
-		if !c.alive() || time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("nginx does not listen: %w\n%s", err, c.tail())
+		if !c.Alive() || time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("nginx does not listen: %w\n%s", err, c.Tail())
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // between is a proxy before the control plane that knows what gateways ask it. It
@@ -146,7 +148,7 @@ func (b *between) resolve(w http.ResponseWriter, r *http.Request) {
 		b.lookups.Add(1)
 	}
 	if falsified {
-		pause(r.Context(), old.delay)
+		rig.Pause(r.Context(), old.delay)
 		answer(w, old.status, old.body)
 		return
 	}

@@ -4,56 +4,26 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
-// child is a process of the trial.
-type child struct {
-	name   string
-	cmd    *exec.Cmd
-	log    string // path of what it prints
-	exited chan struct{}
-}
-
 // start runs a program with its output appended to a file of that name; "" drops it.
-func (t *trial) start(name string, env []string, program string, args ...string) (*child, error) {
+func (t *trial) start(name string, env []string, program string, args ...string) (*rig.Process, error) {
 	path := t.path(name + ".log")
 	if name == "" {
 		path = os.DevNull
 	}
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	cmd := exec.Command(program, args...)
+	cmd.Env = rig.Environ(env...)
+	c, err := rig.Start(name, path, cmd)
 	if err != nil {
 		return nil, err
-	}
-	defer out.Close() // the process has its own
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(withoutKeeptrusts(os.Environ()), env...)
-	cmd.Stdout, cmd.Stderr = out, out
-	// A terminal's Ctrl-C is for us; and nobody outlives us.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	c := &child{name: name, cmd: cmd, log: path, exited: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		// Pdeathsig is of the thread that forked: this one lives as long as the child.
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // whoever needs it looks at alive
-			close(c.exited)
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	t.mu.Lock()
 	t.children = append(t.children, c)
@@ -61,57 +31,18 @@ func (t *trial) start(name string, env []string, program string, args ...string)
 	return c, nil
 }
 
-// withoutKeeptrusts keeps the caller's settings from the processes under test.
-func withoutKeeptrusts(env []string) []string {
-	var kept []string
-	for _, e := range env {
-		if !strings.HasPrefix(e, "KEEPTRUSTS_") {
-			kept = append(kept, e)
-		}
-	}
-	return kept
-}
-
-func (c *child) alive() bool {
-	select {
-	case <-c.exited:
-		return false
-	default:
-		return true
-	}
-}
-
-// kill is kill -9; it returns when the process is gone.
-func (c *child) kill() {
-	if c.alive() {
-		_ = c.cmd.Process.Kill() // it may have ended just now
-	}
-	<-c.exited
-}
-
-// signal is for SIGSTOP and SIGCONT.
-func (c *child) signal(s syscall.Signal) error { return c.cmd.Process.Signal(s) }
-
-func (c *child) tail() []byte {
-	b, err := os.ReadFile(c.log)
-	if err != nil {
-		return []byte(err.Error())
-	}
-	return b[max(0, len(b)-4096):]
-}
-
 // ready waits until url answers 200.
-func (c *child) ready(ctx context.Context, url string) error {
+func ready(ctx context.Context, c *rig.Process, url string) error {
 	deadline := time.Now().Add(time.Minute)
 	for {
 		_, err := get(ctx, url)
 		if err == nil {
 			return nil
 		}
-		if !c.alive() || time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("%s is not ready: %w\n%s", c.name, err, c.tail())
+		if !c.Alive() || time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("%s is not ready: %w\n%s", c.Name, err, c.Tail())
 		}
-		pause(ctx, 20*time.Millisecond)
+		rig.Pause(ctx, 20*time.Millisecond)
 	}
 }
 
@@ -141,38 +72,19 @@ type ports struct {
 	taken map[string]bool
 }
 
-// free is an address of loopback on which nobody listens just now, below the ports that
-// connections take: a process killed and started anew finds it free. It is not given twice.
+// free is an address of loopback for a process of ours. It is not given twice.
 func (p *ports) free() (string, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var last error
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
-		if p.taken[addr] {
-			continue
+	for {
+		addr, err := rig.FreeAddr()
+		if err != nil || !p.taken[addr] {
+			if p.taken == nil {
+				p.taken = map[string]bool{}
+			}
+			p.taken[addr] = true
+			return addr, err
 		}
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			last = err
-			continue
-		}
-		if p.taken == nil {
-			p.taken = map[string]bool{}
-		}
-		p.taken[addr] = true
-		return addr, ln.Close()
-	}
-	return "", last
-}
-
-// pause sleeps, less when ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }
 

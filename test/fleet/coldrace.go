@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // coldRace revokes tokens of which their gateway has no profile, and sends the first
@@ -50,13 +52,13 @@ func coldRace(ctx context.Context, t *trial) error {
 			mu.Unlock()
 			told <- err
 		}()
-		pause(ctx, rand.N(5*time.Millisecond))
+		rig.Pause(ctx, rand.N(5*time.Millisecond))
 		firsts.add(a.call(tok.Token).word())
 		if err := <-told; err != nil {
 			errs.add(err.Error())
 			return nil
 		}
-		pause(ctx, time.Until(at.Add(time.Second)))
+		rig.Pause(ctx, time.Until(at.Add(time.Second)))
 		for range 2 { // the first may find a profile that the second finds no more
 			if s := a.call(tok.Token); s.ok() {
 				usable.Add(1)

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -52,7 +53,7 @@ type fleet struct {
 // plane is a replica, over all its processes.
 type plane struct {
 	name, addr string
-	child      *child
+	child      *rig.Process
 }
 
 // gateway is one of the fleet, over all its processes.
@@ -63,7 +64,7 @@ type gateway struct {
 	dir, conf string
 	addr, ops string
 	way       *relay // to its control plane
-	child     *child
+	child     *rig.Process
 	quiet     bool
 }
 
@@ -140,7 +141,7 @@ func (f *fleet) startPlane(ctx context.Context, p *plane) (err error) {
 	if err != nil {
 		return err
 	}
-	return p.child.ready(ctx, "http://"+p.addr+"/readyz")
+	return ready(ctx, p.child, "http://"+p.addr+"/readyz")
 }
 
 // add makes a gateway's token, way and configuration; it is not started.
@@ -187,7 +188,7 @@ func (g *gateway) start(ctx context.Context) error {
 	if err := g.launch(); err != nil {
 		return err
 	}
-	return g.child.ready(ctx, "http://"+g.ops+"/readyz")
+	return ready(ctx, g.child, "http://"+g.ops+"/readyz")
 }
 
 // ready says what /readyz answers.
@@ -238,22 +239,9 @@ lines:
 	return sum, nil
 }
 
-// resident is how much memory a process has, in bytes.
-func (c *child) resident() (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	var size, pages int64
-	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
-		return 0, err
-	}
-	return pages * int64(os.Getpagesize()), nil
-}
-
 // signal stops both replicas, or lets them go on.
 func (f *fleet) signal(s syscall.Signal) error {
-	return errors.Join(f.planes[0].child.signal(s), f.planes[1].child.signal(s))
+	return errors.Join(f.planes[0].child.Signal(s), f.planes[1].child.Signal(s))
 }
 
 // usable waits until a token is taken on every gateway: it is in effect, and in use.
@@ -262,7 +250,7 @@ func (f *fleet) usable(ctx context.Context, tokens ...minted) error {
 		a := g.agent()
 		defer a.close()
 		for _, tok := range tokens {
-			for deadline := time.Now().Add(5 * time.Second); ; pause(ctx, 20*time.Millisecond) {
+			for deadline := time.Now().Add(5 * time.Second); ; rig.Pause(ctx, 20*time.Millisecond) {
 				s := a.call(tok.Token)
 				if s.ok() {
 					break
@@ -288,7 +276,7 @@ func (f *fleet) inSync(ctx context.Context, within time.Duration) error {
 			if time.Now().After(deadline) || ctx.Err() != nil {
 				return fmt.Errorf("%s is not in sync: %w", g.name, err)
 			}
-			pause(ctx, 50*time.Millisecond)
+			rig.Pause(ctx, 50*time.Millisecond)
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -116,7 +117,7 @@ func (x *flooded) revokeUnderWay(ctx context.Context) error {
 				}
 			})
 		}
-		pause(ctx, 300*time.Millisecond)
+		rig.Pause(ctx, 300*time.Millisecond)
 		err := together(len(some), len(some), func(i int) error { _, err := x.admin.revoke(ctx, some[i].ID); return err })
 		revoked.Store(true)
 		close(let)
@@ -130,7 +131,7 @@ func (x *flooded) revokeUnderWay(ctx context.Context) error {
 	}
 	x.t.figure(fmt.Sprintf("%d revoked", len(x.victims)), "%d of their look-ups were answered before and arrived after: %s", held.Load(), late)
 	x.t.within(held.Load() > 0, "look-ups that a revocation overtook", "> 0: else nothing is shown", "%d", held.Load())
-	pause(ctx, time.Second)
+	rig.Pause(ctx, time.Second)
 	x.ask("after the revocation")
 	return nil
 }
@@ -173,7 +174,7 @@ func (x *flooded) lie(ctx context.Context, past map[string]kept) error {
 	words := &tally{}
 	for deadline := time.Now().Add(of(x.t, 12*time.Second, 4*time.Second)); time.Now().Before(deadline) && ctx.Err() == nil; {
 		words = x.ask("by a stale answer")
-		pause(ctx, 200*time.Millisecond)
+		rig.Pause(ctx, 200*time.Millisecond)
 	}
 	x.between.withoutWatch(false)
 	if err := x.inSync(ctx, 10*time.Second); err != nil {
@@ -187,7 +188,7 @@ func (x *flooded) lie(ctx context.Context, past map[string]kept) error {
 // restartAway kills both gateways and starts them where no control plane answers.
 func (x *flooded) restartAway(ctx context.Context) error {
 	for _, g := range x.gateways {
-		g.child.kill()
+		g.child.Kill()
 		g.way.turnTo(closed)
 	}
 	began := time.Now()
@@ -198,7 +199,7 @@ func (x *flooded) restartAway(ctx context.Context) error {
 	}
 	ready := "never"
 	words, served := &tally{}, 0
-	for deadline := began.Add(of(x.t, 15*time.Second, 4*time.Second)); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+	for deadline := began.Add(of(x.t, 15*time.Second, 4*time.Second)); time.Now().Before(deadline) && ctx.Err() == nil; rig.Pause(ctx, 50*time.Millisecond) {
 		words = x.ask("after the restart, in the outage")
 		if ready == "never" && x.gateways[0].ready(ctx) && x.gateways[1].ready(ctx) {
 			ready = short(time.Since(began))

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/test/postgres"
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 func main() { os.Exit(run()) }
@@ -142,7 +142,7 @@ func newHarness(ctx context.Context, o options) (*harness, error) {
 	}
 	h := &harness{options: o, dir: dir, binary: o.binary, nginx: balancer, keep: o.keep}
 	if h.binary == "" {
-		if err := h.build(ctx); err != nil {
+		if h.binary, err = rig.Build(ctx, dir); err != nil {
 			h.close()
 			return nil, err
 		}
@@ -152,20 +152,6 @@ func newHarness(ctx context.Context, o options) (*harness, error) {
 		return nil, err
 	}
 	return h, nil
-}
-
-func (h *harness) build(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return fmt.Errorf("go env GOMOD: %w", err)
-	}
-	h.binary = filepath.Join(h.dir, "kt-gateway")
-	build := exec.CommandContext(ctx, "go", "build", "-o", h.binary, "./cmd/kt-gateway")
-	build.Dir = filepath.Dir(strings.TrimSpace(string(out)))
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build kt-gateway: %w\n%s", err, out)
-	}
-	return nil
 }
 
 func (h *harness) close() {

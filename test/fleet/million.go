@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/test/fill"
+	"github.com/keeptrusts/gateway/test/rig"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -80,15 +81,15 @@ func (f *fleet) big(ctx context.Context, g *gateway, tokens int) error {
 			break
 		}
 		if time.Since(began) > 3*time.Minute || ctx.Err() != nil {
-			return fmt.Errorf("%s is not in sync: %w\n%s", g.name, errors.Join(err, ctx.Err()), g.child.tail())
+			return fmt.Errorf("%s is not in sync: %w\n%s", g.name, errors.Join(err, ctx.Err()), g.child.Tail())
 		}
-		pause(ctx, 20*time.Millisecond)
+		rig.Pause(ctx, 20*time.Millisecond)
 	}
 	entries, err := g.metric(ctx, "keeptrusts_gateway_token_cache_index_entries")
 	if err != nil {
 		return err
 	}
-	resident, err := g.child.resident()
+	resident, err := g.child.Resident()
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (f *fleet) big(ctx context.Context, g *gateway, tokens int) error {
 
 // living is what a gateway's heap has after a collection, in bytes, and its profiles.
 func (g *gateway) living(ctx context.Context) (heap, profiles float64, err error) {
-	pause(ctx, 3*time.Second) // its file is being written
+	rig.Pause(ctx, 3*time.Second) // its file is being written
 	if _, err := get(ctx, "http://"+g.ops+"/debug/pprof/heap?gc=1"); err != nil {
 		return 0, 0, err
 	}

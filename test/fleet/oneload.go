@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // oneLoad sends many requests at once on a token that the gateway knows nothing of.
@@ -39,9 +41,9 @@ func oneLoad(ctx context.Context, t *trial) error {
 	}{{"in sync", cold[:rounds+1]}, {"without a watch", cold[rounds+1:]}} {
 		if in.how != "in sync" {
 			f.between.withoutWatch(true)
-			pause(ctx, 4*time.Second)
+			rig.Pause(ctx, 4*time.Second)
 			for deadline := time.Now().Add(10 * time.Second); !agents[0].call(in.cold[0].Token).ok() && time.Now().Before(deadline); {
-				pause(ctx, 50*time.Millisecond) // the first finds the control plane away, and one probe a second
+				rig.Pause(ctx, 50*time.Millisecond) // the first finds the control plane away, and one probe a second
 			}
 		}
 		if err := f.herd(ctx, agents, in.how, in.cold); err != nil {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -66,17 +67,17 @@ func outage(ctx context.Context, t *trial) error {
 		all[i] = &served{}
 		asking.Go(func() { all[i].run(ctx, g, good, bads, stop) })
 	}
-	pause(ctx, time.Until(ends.Add(-stale/2)))
+	rig.Pause(ctx, time.Until(ends.Add(-stale/2)))
 	stopped := time.Now()
 	if err := f.signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	t.tell("stopped")
-	pause(ctx, stale+after)
+	rig.Pause(ctx, stale+after)
 	cont := time.Now()
 	err = f.signal(syscall.SIGCONT)
 	t.tell("going on")
-	pause(ctx, 8*time.Second)
+	rig.Pause(ctx, 8*time.Second)
 	close(stop)
 	asking.Wait()
 	if err != nil {

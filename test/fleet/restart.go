@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	"github.com/keeptrusts/gateway/token"
 	"github.com/keeptrusts/gateway/tokencache"
 )
@@ -79,7 +80,7 @@ func (x *restarted) settle(ctx context.Context) (err error) {
 	}
 	if !x.t.short { // a change is in the snapshot at most 60 s after
 		x.tokens = append(x.tokens, late)
-		pause(ctx, 62*time.Second)
+		rig.Pause(ctx, 62*time.Second)
 	}
 	_, err = x.admin.revoke(ctx, x.revoked.ID)
 	return err
@@ -92,7 +93,7 @@ func (x *restarted) again(ctx context.Context) error {
 	var readies spans
 	var served, asked atomic.Int64
 	others := &tally{}
-	err := x.each(func(g *gateway) error { g.child.kill(); return nil })
+	err := x.each(func(g *gateway) error { g.child.Kill(); return nil })
 	if err != nil {
 		return err
 	}
@@ -101,8 +102,8 @@ func (x *restarted) again(ctx context.Context) error {
 		if err := g.launch(); err != nil {
 			return err
 		}
-		for deadline := began.Add(6 * time.Second); !g.ready(ctx) && time.Now().Before(deadline) && g.child.alive(); {
-			pause(ctx, 20*time.Millisecond)
+		for deadline := began.Add(6 * time.Second); !g.ready(ctx) && time.Now().Before(deadline) && g.child.Alive(); {
+			rig.Pause(ctx, 20*time.Millisecond)
 		}
 		if g.ready(ctx) {
 			mu.Lock()
@@ -264,7 +265,7 @@ func (x *restarted) swap(folders map[string]folder) error {
 // wrong starts every gateway with something wrong, wants each refused, and gives back
 // what was right.
 func (x *restarted) wrong(ctx context.Context, w wrong) error {
-	if err := x.each(func(g *gateway) error { g.child.kill(); return nil }); err != nil {
+	if err := x.each(func(g *gateway) error { g.child.Kill(); return nil }); err != nil {
 		return err
 	}
 	right, bad := map[string]folder{}, map[string]folder{}
@@ -289,7 +290,7 @@ func (x *restarted) wrong(ctx context.Context, w wrong) error {
 		}
 		a := g.agent()
 		defer a.close()
-		for deadline := time.Now().Add(3500 * time.Millisecond); time.Now().Before(deadline) && g.child.alive(); pause(ctx, 50*time.Millisecond) {
+		for deadline := time.Now().Add(3500 * time.Millisecond); time.Now().Before(deadline) && g.child.Alive(); rig.Pause(ctx, 50*time.Millisecond) {
 			s := a.call(x.tokens[rand.IntN(len(x.tokens))].Token)
 			if s.ok() {
 				served.Add(1)
@@ -300,7 +301,7 @@ func (x *restarted) wrong(ctx context.Context, w wrong) error {
 			}
 		}
 		x.forbid(a)
-		g.child.kill()
+		g.child.Kill()
 		return right[g.name].write(g.dir)
 	})
 	if err != nil {

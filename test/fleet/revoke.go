@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // revoked is what one revocation showed over the whole fleet. Times count from the
@@ -37,7 +39,7 @@ func revoke(ctx context.Context, t *trial) error {
 	var mu sync.Mutex
 	var all []*revoked
 	err = together(lanes, lanes, func(lane int) error {
-		pause(ctx, time.Duration(lane)*300*time.Millisecond)
+		rig.Pause(ctx, time.Duration(lane)*300*time.Millisecond)
 		for range trials / lanes {
 			r, err := f.revokeOne(ctx)
 			if err != nil {
@@ -162,16 +164,16 @@ func (f *fleet) revokeOne(ctx context.Context) (*revoked, error) {
 	}
 	works := time.Since(minted)
 	for deadline := time.Now().Add(3 * time.Second); begun.Load() < int64(len(f.gateways)) && time.Now().Before(deadline); {
-		pause(ctx, 5*time.Millisecond)
+		rig.Pause(ctx, 5*time.Millisecond)
 	}
-	pause(ctx, rand.N(300*time.Millisecond))
+	rig.Pause(ctx, rand.N(300*time.Millisecond))
 	r := &revoked{words: &tally{}, works: works}
 	called := time.Now()
 	answer, err := f.admin.revoke(ctx, tok.ID)
 	told := time.Now()
 	r.took, r.unconfirmed = told.Sub(called), answer.Unconfirmed
 	if err == nil {
-		pause(ctx, 2500*time.Millisecond)
+		rig.Pause(ctx, 2500*time.Millisecond)
 	}
 	close(stop)
 	asking.Wait()
@@ -230,7 +232,7 @@ func (f *fleet) cutOff(ctx context.Context) error {
 	away[1].way.turnTo(silent)
 	answer, err := f.admin.revoke(ctx, tok.ID)
 	told := time.Now()
-	pause(ctx, time.Until(cut.Add(stale+3*time.Second)))
+	rig.Pause(ctx, time.Until(cut.Add(stale+3*time.Second)))
 	close(stop)
 	asking.Wait()
 	if err != nil {
@@ -271,7 +273,7 @@ func (f *fleet) healed(ctx context.Context, away []*gateway, tok minted) error {
 		a := g.agent()
 		defer a.close()
 		var bad, ok said
-		for ; time.Since(began) < 8*time.Second; pause(ctx, 50*time.Millisecond) {
+		for ; time.Since(began) < 8*time.Second; rig.Pause(ctx, 50*time.Millisecond) {
 			bad, ok = a.call(tok.Token), a.call(good.Token)
 			if bad.ok() || bad.code == "token_revoked" && ok.ok() {
 				break

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // scenario is one thing that a fleet goes through.
@@ -50,25 +52,7 @@ func choose(all []*scenario, o options) ([]*scenario, error) {
 	} else if o.short {
 		all = slices.DeleteFunc(all, func(s *scenario) bool { return !s.short })
 	}
-	var i, n int
-	if _, err := fmt.Sscanf(o.part+" ", "%d/%d ", &i, &n); err != nil || i < 1 || i > n {
-		return nil, fmt.Errorf("-part is i/n with i from 1 to n, not %q", o.part)
-	}
-	return share(all, i-1, n), nil
-}
-
-// share gives the longest scenario left to the part that has least so far.
-func share(all []*scenario, part, parts int) []*scenario {
-	order := slices.Clone(all)
-	slices.SortStableFunc(order, func(a, b *scenario) int { return b.seconds - a.seconds })
-	sums := make([]int, parts)
-	mine := map[*scenario]bool{}
-	for _, s := range order {
-		least := slices.Index(sums, slices.Min(sums))
-		sums[least] += s.seconds
-		mine[s] = least == part
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(s *scenario) bool { return !mine[s] })
+	return rig.Part(all, o.part, func(s *scenario) int { return s.seconds })
 }
 
 // trial is one run of one scenario: its folder, its processes and its verdict.
@@ -79,7 +63,7 @@ type trial struct {
 	out  io.Writer
 
 	mu       sync.Mutex
-	children []*child
+	children []*rig.Process
 	closers  []func()
 	failed   int
 }
@@ -141,7 +125,7 @@ func (t *trial) close() {
 		f()
 	}
 	for _, c := range slices.Backward(t.children) {
-		c.kill()
+		c.Kill()
 	}
 	if t.failed == 0 && !t.keep {
 		_ = os.RemoveAll(t.dir) // the harness removes what is left

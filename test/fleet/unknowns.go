@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	"github.com/keeptrusts/gateway/token"
 )
 
@@ -47,7 +48,7 @@ func unknowns(ctx context.Context, t *trial) error {
 	if err := x.inSync(ctx, 10*time.Second); err != nil {
 		return err
 	}
-	if x.before, err = x.gateways[0].child.resident(); err != nil {
+	if x.before, err = x.gateways[0].child.Resident(); err != nil {
 		return err
 	}
 	x.bears(ctx)
@@ -55,7 +56,7 @@ func unknowns(ctx context.Context, t *trial) error {
 		return err
 	}
 	x.between.withoutWatch(true)
-	pause(ctx, 4*time.Second)
+	rig.Pause(ctx, 4*time.Second)
 	return x.rounds(ctx, false)
 }
 
@@ -149,7 +150,7 @@ func (x *strangers) rounds(ctx context.Context, inSync bool) error {
 	beside.Go(func() { x.measureMemory(stop, c) })
 	calls := x.measureCalls(&beside, stop, &now)
 	for range of(t, 10, 1) {
-		pause(ctx, round)
+		rig.Pause(ctx, round)
 		end := make(chan struct{})
 		time.AfterFunc(round, func() { close(end) })
 		var flooding sync.WaitGroup
@@ -236,7 +237,7 @@ func (c *cost) p99() (base, flooded spans) {
 
 func (x *strangers) measureMemory(stop <-chan struct{}, c *cost) {
 	for {
-		if n, err := x.gateways[0].child.resident(); err == nil {
+		if n, err := x.gateways[0].child.Resident(); err == nil {
 			c.most = max(c.most, n)
 		}
 		select {
@@ -249,7 +250,7 @@ func (x *strangers) measureMemory(stop <-chan struct{}, c *cost) {
 
 // mintMeanwhile mints a token and sees when it is taken.
 func (x *strangers) mintMeanwhile(ctx context.Context, c *cost) error {
-	pause(ctx, 500*time.Millisecond)
+	rig.Pause(ctx, 500*time.Millisecond)
 	tok, err := x.admin.mint(ctx, nil)
 	if err != nil {
 		return err
@@ -266,7 +267,7 @@ func (x *strangers) mintMeanwhile(ctx context.Context, c *cost) error {
 			c.minted = append(c.minted, time.Since(began))
 			return ctx.Err()
 		}
-		pause(ctx, 5*time.Millisecond)
+		rig.Pause(ctx, 5*time.Millisecond)
 	}
 }
 

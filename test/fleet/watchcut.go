@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // edited is what watchCut goes through.
@@ -58,7 +60,7 @@ func watchCut(ctx context.Context, t *trial) error {
 		err = troubling
 	}
 	took := time.Since(began)
-	pause(ctx, 5*time.Second)
+	rig.Pause(ctx, 5*time.Second)
 	close(stop)
 	asking.Wait()
 	if err != nil {
@@ -126,7 +128,7 @@ func (x *edited) change(ctx context.Context, id string) error {
 			return err
 		}
 		x.retried.Add(1)
-		pause(ctx, time.Duration(50*(try+1))*time.Millisecond)
+		rig.Pause(ctx, time.Duration(50*(try+1))*time.Millisecond)
 	}
 	return err
 }
@@ -136,7 +138,7 @@ func (x *edited) change(ctx context.Context, id string) error {
 func (x *edited) trouble(ctx context.Context, edits, cuts int) error {
 	share := int64(edits / (cuts + cuts/10 + 1))
 	killed, back := false, false
-	for next := share; x.done.Load() < int64(edits)*99/100 && ctx.Err() == nil; pause(ctx, 2*time.Millisecond) {
+	for next := share; x.done.Load() < int64(edits)*99/100 && ctx.Err() == nil; rig.Pause(ctx, 2*time.Millisecond) {
 		done := x.done.Load()
 		if done >= next {
 			g := x.gateways[int(next/share)%len(x.gateways)]
@@ -146,7 +148,7 @@ func (x *edited) trouble(ctx context.Context, edits, cuts int) error {
 		switch {
 		case !killed && done > int64(edits)*2/5:
 			killed = true
-			x.planes[0].child.kill()
+			x.planes[0].child.Kill()
 			x.t.tell("killed %s", x.planes[0].name)
 		case !back && done > int64(edits)*3/5:
 			back = true

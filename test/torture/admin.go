@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/budget"
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // admin speaks to a control plane as its administrator.
@@ -32,7 +33,7 @@ var errAway = errors.New("the control plane is away")
 
 // insist does it again where nobody answers, as long as there is patience for it.
 func (a *admin) insist(ctx context.Context, do func() error) error {
-	for deadline := time.Now().Add(a.patience); ; pause(ctx, 20*time.Millisecond) {
+	for deadline := time.Now().Add(a.patience); ; rig.Pause(ctx, 20*time.Millisecond) {
 		err := do()
 		if !errors.Is(err, errAway) || time.Now().After(deadline) || ctx.Err() != nil {
 			return err
@@ -215,7 +216,7 @@ type used struct{ requests, cost int64 }
 
 // usage waits at most d until so many calls have been told of.
 func (f *fleet) usage(ctx context.Context, d time.Duration, calls int64) (u used, err error) {
-	for deadline := time.Now().Add(d); ; pause(ctx, 200*time.Millisecond) {
+	for deadline := time.Now().Add(d); ; rig.Pause(ctx, 200*time.Millisecond) {
 		var page struct {
 			Data []struct {
 				Requests int64

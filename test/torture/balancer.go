@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // One process, since a worker would outlive a master that is killed. A replica that
@@ -40,7 +42,7 @@ stream {
 // newBalancer spreads TCP connections at random over two replicas, with nginx where it can do
 // that, else in this program; it says which. Its address is returned.
 func newBalancer(ctx context.Context, t *trial, one, two string) (string, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +61,7 @@ func newBalancer(ctx context.Context, t *trial, one, two string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	return addr, c.ready(ctx, "http://"+addr+"/readyz")
+	return addr, ready(ctx, c, "http://"+addr+"/readyz")
 }
 
 // streamer is an nginx that has its stream module.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 func TestBalancersSpreadConnectionsAndLeaveOutWhoIsDown(t *testing.T) {
@@ -19,7 +21,7 @@ func TestBalancersSpreadConnectionsAndLeaveOutWhoIsDown(t *testing.T) {
 			return newBalancer(context.Background(), t, one, two)
 		},
 		"this program's": func(t *trial, one, two string) (string, error) {
-			addr, err := freeAddr()
+			addr, err := rig.FreeAddr()
 			if err != nil {
 				return "", err
 			}
@@ -89,7 +91,7 @@ func TestTheBalancerClosesWhatItsTargetCloses(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}

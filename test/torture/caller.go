@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // leaving is how a client goes before its answer has ended.
@@ -111,7 +113,7 @@ func (a *agent) as(ctx context.Context, g *gateway, t token, c call) *answer {
 		if out.code != "invalid_api_key" || time.Since(t.minted) > time.Second || ctx.Err() != nil {
 			return out
 		}
-		pause(ctx, 10*time.Millisecond)
+		rig.Pause(ctx, 10*time.Millisecond)
 	}
 }
 
@@ -136,7 +138,7 @@ func (c *call) request(addr, bearer string) []byte {
 
 func (a *agent) read(ctx context.Context, c *call, res *answer) {
 	if c.when == 0 {
-		pause(ctx, c.after)
+		rig.Pause(ctx, c.after)
 		res.left = true
 		return
 	}

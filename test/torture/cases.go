@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // testcase is one way of mistreating budgets.
@@ -79,25 +81,7 @@ func choose(all []*testcase, o options) ([]job, error) {
 			}
 		}
 	}
-	var i, n int
-	if _, err := fmt.Sscanf(o.part+" ", "%d/%d ", &i, &n); err != nil || i < 1 || i > n {
-		return nil, fmt.Errorf("-part is i/n with i from 1 to n, not %q", o.part)
-	}
-	return share(jobs, i-1, n), nil
-}
-
-// share gives the longest case left to the part that has least so far.
-func share(all []job, part, parts int) []job {
-	order := slices.Clone(all)
-	slices.SortStableFunc(order, func(a, b job) int { return b.seconds() - a.seconds() })
-	sums := make([]int, parts)
-	mine := map[job]bool{}
-	for _, c := range order {
-		least := slices.Index(sums, slices.Min(sums))
-		sums[least] += c.seconds()
-		mine[c] = least == part
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(c job) bool { return !mine[c] })
+	return rig.Part(jobs, o.part, func(s job) int { return s.seconds() })
 }
 
 // trial is one run of one case: its folder, its processes and its verdict.
@@ -109,7 +93,7 @@ type trial struct {
 	planes   []*plane
 
 	mu       sync.Mutex
-	children []*child
+	children []*rig.Process
 	closers  []func()
 	missed   int
 }
@@ -155,7 +139,7 @@ func (t *trial) close() {
 		f()
 	}
 	for _, c := range slices.Backward(t.children) {
-		c.kill()
+		c.Kill()
 	}
 	if t.missed == 0 && !t.keep {
 		_ = os.RemoveAll(t.dir) // the harness removes what is left

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // between is a proxy before the control plane. It counts the calls that concern
@@ -34,7 +36,7 @@ type between struct {
 }
 
 func newBetween(t *trial, plane string) (*between, string, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return nil, "", err
 	}
@@ -95,10 +97,10 @@ func (b *between) mistreat(w http.ResponseWriter, r *http.Request) {
 	}
 	if fate < 40 {
 		b.delayed.Add(1)
-		pause(r.Context(), time.Duration(rand.IntN(150))*time.Millisecond)
+		rig.Pause(r.Context(), time.Duration(rand.IntN(150))*time.Millisecond)
 	} else if fate < 48 { // longer than anybody waits
 		b.delayed.Add(1)
-		pause(b.stopped, time.Duration(300+rand.IntN(1000))*time.Millisecond)
+		rig.Pause(b.stopped, time.Duration(300+rand.IntN(1000))*time.Millisecond)
 	}
 	status, answer, err := b.send(r, body)
 	if err != nil || rand.IntN(100) < 8 {
@@ -112,7 +114,7 @@ func (b *between) mistreat(w http.ResponseWriter, r *http.Request) {
 
 func (b *between) later(r *http.Request, body []byte, d time.Duration) {
 	b.late.Go(func() {
-		pause(b.stopped, d)
+		rig.Pause(b.stopped, d)
 		_, _, _ = b.send(r, body) // nobody waits for it
 	})
 }

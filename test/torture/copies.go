@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // copies gives each of 1,000 calls a budget of its own beside one that all share:
@@ -58,13 +60,13 @@ func (f *fleet) insist(ctx context.Context, a *agent, t token, i int, cost int64
 		if out.code != away && out.code != "budget_held" {
 			return
 		}
-		pause(ctx, 100*time.Millisecond)
+		rig.Pause(ctx, 100*time.Millisecond)
 	}
 }
 
 // once wants every call to have been charged exactly once, and told of exactly once.
 func (f *fleet) once(ctx context.Context, b *between, costs []int64, words *tally) error {
-	pause(ctx, 4*time.Second) // the last copies
+	rig.Pause(ctx, 4*time.Second) // the last copies
 	var sum int64
 	for _, c := range costs {
 		sum += c

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // ending is a kind of end, with what becomes of calls that meet it.
@@ -172,8 +174,8 @@ func (m *mistreatment) drain(ctx context.Context, stop <-chan struct{}) {
 		case <-time.After(time.Duration(500+min(i, 1)*1000) * time.Millisecond):
 		}
 		m.draining.Store(true)
-		err := g.child.terminate(20 * time.Second)
-		m.t.must(err == nil, "drain: %v\n%s", err, g.child.tail())
+		err := g.child.Terminate(20 * time.Second)
+		m.t.must(err == nil, "drain: %v\n%s", err, g.child.Tail())
 		err = g.start(ctx)
 		m.t.must(err == nil, "start after the drain: %v", err)
 		m.draining.Store(false)
@@ -196,13 +198,13 @@ func (m *mistreatment) one(ctx context.Context, a *agent, k *ending, i int64) {
 			return
 		}
 		if k.spoilt == "expired" {
-			pause(ctx, 500*time.Millisecond)
+			rig.Pause(ctx, 500*time.Millisecond)
 		}
 	}
 	var spoil sync.WaitGroup
 	if k.spoilt == "revoked" {
 		spoil.Go(func() {
-			pause(ctx, 3*few())
+			rig.Pause(ctx, 3*few())
 			if err := m.admin.revoke(ctx, t.ID); err != nil {
 				m.t.miss("%s: %v", k.name, err)
 			}
@@ -234,14 +236,14 @@ func (m *mistreatment) admitted(ctx context.Context, a *agent, g *gateway, t tok
 			return out
 		}
 		m.away.Add(1)
-		pause(ctx, 250*time.Millisecond)
+		rig.Pause(ctx, 250*time.Millisecond)
 	}
 }
 
 // spendable shows, a second after the last ending, that nothing is held and that
 // every request left of the budget can be made; then the same of the money.
 func (m *mistreatment) spendable(ctx context.Context, limit int) error {
-	pause(ctx, time.Until(time.Unix(0, m.last.Load()).Add(time.Second)))
+	rig.Pause(ctx, time.Until(time.Unix(0, m.last.Load()).Add(time.Second)))
 	held, open, err := m.held(ctx, 0)
 	if err != nil {
 		return err
@@ -274,7 +276,7 @@ func (m *mistreatment) money(ctx context.Context, settled int64, c call) error {
 			return err
 		}
 	}
-	pause(ctx, 1200*time.Millisecond) // in effect within a second
+	rig.Pause(ctx, 1200*time.Millisecond) // in effect within a second
 	spent, words := m.spend(ctx, "money", 1, c)
 	m.t.must(spent == calls, "%d calls of %d were spendable of the money left: %v", spent, calls, words.n)
 	m.t.figure("limit lowered to 7 calls above what is settled: %d were spendable, then budget_exceeded", spent)
@@ -296,7 +298,7 @@ func (m *mistreatment) spend(ctx context.Context, name string, callers int, c ca
 			switch {
 			case out.status == 200:
 			case out.code == "budget_held" && patient && k < 1000:
-				pause(ctx, time.Second)
+				rig.Pause(ctx, time.Second)
 			default:
 				m.t.must(out.code == "budget_exceeded" || out.code == "budget_held", "spending the rest: %v", out)
 				return

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // round is one budget, or several, under one burst of callers.
@@ -96,7 +98,7 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 		}
 	}
 	if slices.ContainsFunc(r.limits, func(l limits) bool { return l.team != "" || l.org }) {
-		pause(ctx, 1200*time.Millisecond) // a change is in effect within a second
+		rig.Pause(ctx, 1200*time.Millisecond) // a change is in effect within a second
 	}
 	res := &result{}
 	var mu sync.Mutex
@@ -117,12 +119,12 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 		switch {
 		case i < r.first:
 			g = f.gateways[0]
-			pause(ctx, rand.N(r.over))
+			rig.Pause(ctx, rand.N(r.over))
 		case r.first > 0:
 			g = others[i%len(others)]
-			pause(ctx, r.over+time.Second)
+			rig.Pause(ctx, r.over+time.Second)
 		case r.over > 0:
-			pause(ctx, rand.N(r.over))
+			rig.Pause(ctx, rand.N(r.over))
 		}
 		for try := range 40 {
 			c.script.id = fmt.Sprintf("%s/%d.%d", r.name, i, try)
@@ -132,7 +134,7 @@ func (f *fleet) burst(ctx context.Context, r *round) (*result, error) {
 			case out.status == 200 && out.done:
 			case out.code == "budget_exceeded":
 			case r.again && (out.code == "budget_held" || out.unavailable()):
-				pause(ctx, time.Second)
+				rig.Pause(ctx, time.Second)
 				continue
 			case out.code == "budget_held":
 			default:

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // The models of the gateways' config, by what they cost. A unit is 1,000 nano-USD:
@@ -63,7 +65,7 @@ type gateway struct {
 	dir, conf string
 	env       []string
 	addr, ops string
-	child     *child
+	child     *rig.Process
 }
 
 // layout says what fleet a case wants.
@@ -124,7 +126,7 @@ func newFleet(ctx context.Context, t *trial, l layout) (*fleet, error) {
 
 // alone starts one gateway that has its own control plane.
 func (f *fleet) alone(ctx context.Context, bearer string, l layout) error {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return err
 	}
@@ -146,10 +148,10 @@ func (f *fleet) administer(addr, bearer string) {
 func (f *fleet) add(id, plane string, l layout) (*gateway, error) {
 	g := &gateway{t: f.t, name: id, dir: f.t.path(id), conf: f.t.path(id + ".yaml")}
 	var err error
-	if g.addr, err = freeAddr(); err != nil {
+	if g.addr, err = rig.FreeAddr(); err != nil {
 		return nil, err
 	}
-	if g.ops, err = freeAddr(); err != nil {
+	if g.ops, err = rig.FreeAddr(); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(g.dir, 0o700); err != nil {
@@ -164,21 +166,21 @@ func (g *gateway) start(ctx context.Context) (err error) {
 	if g.child, err = g.t.start(g.name, g.env, "run", "-c", g.conf); err != nil {
 		return err
 	}
-	return g.child.ready(ctx, "http://"+g.ops+"/readyz")
+	return ready(ctx, g.child, "http://"+g.ops+"/readyz")
 }
 
 // ready waits until url answers 200.
-func (c *child) ready(ctx context.Context, url string) error {
+func ready(ctx context.Context, c *rig.Process, url string) error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		_, err := get(ctx, url)
 		if err == nil {
 			return nil
 		}
-		if !c.alive() || time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("%s is not ready: %w\n%s", c.name, err, c.tail())
+		if !c.Alive() || time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("%s is not ready: %w\n%s", c.Name, err, c.Tail())
 		}
-		pause(ctx, 20*time.Millisecond)
+		rig.Pause(ctx, 20*time.Millisecond)
 	}
 }
 
@@ -192,7 +194,7 @@ func (g *gateway) knows(ctx context.Context, t token) error {
 		if time.Since(t.minted) > time.Second || ctx.Err() != nil {
 			return fmt.Errorf("%s does not know a token %s after it was minted: %w", g.name, time.Since(t.minted).Round(time.Millisecond), err)
 		}
-		pause(ctx, 10*time.Millisecond)
+		rig.Pause(ctx, 10*time.Millisecond)
 	}
 }
 
@@ -247,7 +249,7 @@ func (g *gateway) metric(ctx context.Context, name string) (float64, error) {
 
 // held waits at most d until no gateway holds anything, and says what is left.
 func (f *fleet) held(ctx context.Context, d time.Duration) (holds, open float64, err error) {
-	for deadline := time.Now().Add(d); ; pause(ctx, 20*time.Millisecond) {
+	for deadline := time.Now().Add(d); ; rig.Pause(ctx, 20*time.Millisecond) {
 		holds, open = 0, 0
 		for _, g := range f.gateways {
 			h, err := g.metric(ctx, "budget_holds")
@@ -269,7 +271,7 @@ func (f *fleet) held(ctx context.Context, d time.Duration) (holds, open float64,
 // settled waits at most d until the budgets show what they must, and returns what
 // they show. Standings are visible within 3 s.
 func (f *fleet) settled(ctx context.Context, d time.Duration, ok func(map[string]standing) bool) (map[string]standing, error) {
-	for deadline := time.Now().Add(d); ; pause(ctx, 200*time.Millisecond) {
+	for deadline := time.Now().Add(d); ; rig.Pause(ctx, 200*time.Millisecond) {
 		all, err := f.admin.budgets(ctx)
 		if err != nil || ok(all) || time.Now().After(deadline) || ctx.Err() != nil {
 			return all, err

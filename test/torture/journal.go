@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // harm is what befalls a journal between a crash and the next start.
@@ -45,9 +47,9 @@ func journalCut(ctx context.Context, t *trial) error {
 		l := &load{f: f, token: m, name: ids[i], call: mixed, gap: 10 * time.Millisecond}
 		all.Go(func() { l.run(loading, 6) })
 	}
-	pause(ctx, 4*time.Second)
+	rig.Pause(ctx, 4*time.Second)
 	g := f.gateways[0]
-	g.child.kill()
+	g.child.Kill()
 	stop()
 	all.Wait()
 	truth := map[string]int64{}
@@ -143,7 +145,7 @@ func (f *fleet) replay(ctx context.Context, left string, harms []harm, size int6
 				f.t.miss("%+v of %d bytes: %s: %s; the upstream recorded %d", h, size, id, s, n*unit)
 			}
 		}
-		g.child.kill()
+		g.child.Kill()
 		if f.plane != nil {
 			f.plane.kill()
 		}

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // holdOf is what one call of "mixed" holds in units at most: its own limit.
@@ -53,16 +55,16 @@ func killed(ctx context.Context, t *trial) error {
 	}
 	kills, holds := 0, int64(0)
 	for loading.Err() == nil {
-		pause(loading, 2*time.Second)
+		rig.Pause(loading, 2*time.Second)
 		if loading.Err() != nil {
 			break
 		}
 		g := f.gateways[rand.IntN(3)]
 		holds += int64(l.underWay(g.name))
-		g.child.kill()
+		g.child.Kill()
 		kills++
 		// What was under way at that moment may have been one more than we saw before.
-		pause(loading, time.Duration(rand.IntN(500))*time.Millisecond)
+		rig.Pause(loading, time.Duration(rand.IntN(500))*time.Millisecond)
 		if err := g.start(ctx); err != nil {
 			return err
 		}
@@ -115,7 +117,7 @@ func planeKilled(ctx context.Context, t *trial) error {
 	defer stop()
 	var all sync.WaitGroup
 	all.Go(func() { l.run(loading, 16) })
-	pause(loading, warmUp)
+	rig.Pause(loading, warmUp)
 	kinds := f.plane.troubles()
 	troubles, dark := 0, time.Duration(0)
 	for loading.Err() == nil {
@@ -126,7 +128,7 @@ func planeKilled(ctx context.Context, t *trial) error {
 			return err
 		}
 		dark += time.Since(began)
-		pause(loading, time.Duration(1000+rand.IntN(2000))*time.Millisecond)
+		rig.Pause(loading, time.Duration(1000+rand.IntN(2000))*time.Millisecond)
 	}
 	all.Wait()
 	return f.wasExact(ctx, l, "b_plane", fmt.Sprintf("%d deaths in the control plane of %d kinds, %.0f s of 45", troubles, min(troubles, len(kinds)), dark.Seconds()))

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // load is clients that ask without pause, at the gateways that are there.
@@ -46,7 +48,7 @@ func (l *load) run(ctx context.Context, clients int) {
 			if out.status == 0 {
 				gap = max(gap, 20*time.Millisecond) // nobody listens
 			}
-			pause(ctx, gap)
+			rig.Pause(ctx, gap)
 		}
 	})
 }

@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/test/postgres"
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 func main() { os.Exit(run()) }
@@ -118,16 +118,9 @@ func newHarness(ctx context.Context, o options) (*harness, error) {
 	if h.binary != "" {
 		return h, nil
 	}
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return nil, fmt.Errorf("go env GOMOD: %w", err)
-	}
-	h.binary = filepath.Join(dir, "kt-gateway")
-	build := exec.CommandContext(ctx, "go", "build", "-o", h.binary, "./cmd/kt-gateway")
-	build.Dir = filepath.Dir(strings.TrimSpace(string(out)))
-	if out, err := build.CombinedOutput(); err != nil {
+	if h.binary, err = rig.Build(ctx, dir); err != nil {
 		h.close()
-		return nil, fmt.Errorf("build kt-gateway: %w\n%s", err, out)
+		return nil, err
 	}
 	return h, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keeptrusts/gateway/test/postgres"
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // The databases that a control plane is tortured over.
@@ -35,7 +36,7 @@ type plane struct {
 // replica is one process of a control plane, over all its lives.
 type replica struct {
 	name, addr string
-	child      *child
+	child      *rig.Process
 }
 
 // newPlane starts the control plane that the trial's database is for.
@@ -54,7 +55,7 @@ func newPlane(ctx context.Context, t *trial, admin string) (*plane, error) {
 		}
 	}
 	for _, name := range names {
-		addr, err := freeAddr()
+		addr, err := rig.FreeAddr()
 		if err != nil {
 			return nil, err
 		}
@@ -77,7 +78,7 @@ func (p *plane) start(ctx context.Context) error {
 	var errs []error
 	var started []*replica
 	for _, r := range p.replicas {
-		if r.child != nil && r.child.alive() {
+		if r.child != nil && r.child.Alive() {
 			continue
 		}
 		started = append(started, r)
@@ -89,7 +90,7 @@ func (p *plane) start(ctx context.Context) error {
 		}
 	}
 	for _, r := range started {
-		errs = append(errs, r.child.ready(ctx, "http://"+r.addr+"/readyz"))
+		errs = append(errs, ready(ctx, r.child, "http://"+r.addr+"/readyz"))
 	}
 	return errors.Join(errs...)
 }
@@ -105,7 +106,7 @@ func (p *plane) back(ctx context.Context, was string) (err error) {
 // kill ends every replica with -9.
 func (p *plane) kill() {
 	for _, r := range p.replicas {
-		r.child.kill()
+		r.child.Kill()
 	}
 }
 

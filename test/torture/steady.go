@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // steady counts what a gateway asks its control plane while nothing is short.
@@ -63,7 +65,7 @@ func (t *trial) steadily(ctx context.Context, hot int, warm, lasting time.Durati
 	defer stop()
 	var number, counting, before, settlements atomic.Int64
 	go func() {
-		pause(loading, warm)
+		rig.Pause(loading, warm)
 		before.Store(b.leases.Load())
 		settlements.Store(b.settlements.Load())
 		counting.Store(number.Load())
@@ -75,7 +77,7 @@ func (t *trial) steadily(ctx context.Context, hot int, warm, lasting time.Durati
 		for loading.Err() == nil {
 			c.script.id = fmt.Sprintf("steady/%d", number.Add(1))
 			words.add(a.as(ctx, f.gateways[0], tokens[rand.IntN(hot)], c).word())
-			pause(loading, time.Duration(20+rand.IntN(40))*time.Millisecond)
+			rig.Pause(loading, time.Duration(20+rand.IntN(40))*time.Millisecond)
 		}
 	})
 	rate := float64(b.leases.Load()-before.Load()) / lasting.Seconds()
@@ -106,7 +108,7 @@ func (t *trial) dry(ctx context.Context) error {
 	loading, stop := context.WithTimeout(ctx, 12*time.Second)
 	defer stop()
 	var after atomic.Int64
-	go func() { pause(loading, 7*time.Second); after.Store(b.leases.Load()) }()
+	go func() { rig.Pause(loading, 7*time.Second); after.Store(b.leases.Load()) }()
 	l.run(loading, 8)
 	t.figure("a budget of 500 calls runs dry: at most %d lease calls in a second, %.2f a second once dry; %d admitted", b.most(),
 		float64(b.leases.Load()-after.Load())/5, l.words.of("200"))

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 func TestEveryCaseIsInExactlyOnePart(t *testing.T) {
@@ -210,7 +212,7 @@ func TestEveryCallAboutMoneyArrivesAtLeastTwiceAndNoOtherDoes(t *testing.T) {
 
 func TestPortsTakenAreNotThoseOfConnections(t *testing.T) {
 	for range 20 {
-		addr, err := freeAddr()
+		addr, err := rig.FreeAddr()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // trouble is what befalls a control plane under load.
@@ -36,9 +38,9 @@ func (p *plane) troubles() []trouble {
 	}
 }
 
-func (r *replica) killed() { r.child.kill() }
+func (r *replica) killed() { r.child.Kill() }
 
-func (r *replica) signal(s syscall.Signal) error { return r.child.cmd.Process.Signal(s) }
+func (r *replica) signal(s syscall.Signal) error { return r.child.Signal(s) }
 
 // recovery is how long a replica is given once its database is back; how long it
 // takes is told.
@@ -49,7 +51,7 @@ func (p *plane) befall(ctx context.Context, b trouble, lasting time.Duration) er
 	p.befallen++
 	p.t.tell("%s for %s", b.name, lasting.Round(time.Millisecond))
 	b.begin()
-	pause(ctx, lasting)
+	rig.Pause(ctx, lasting)
 	if b.end != nil {
 		if err := b.end(); err != nil {
 			return err
@@ -89,7 +91,7 @@ func (p *plane) harass(ctx context.Context, stop <-chan struct{}, calm time.Dura
 	}()
 	all := p.troubles()
 	for i := 0; ; i++ {
-		pause(ctx, calm)
+		rig.Pause(ctx, calm)
 		calm = 200*time.Millisecond + rand.N(2*time.Second)
 		if ctx.Err() != nil {
 			return i
@@ -127,7 +129,7 @@ func troubled(ctx context.Context, t *trial) error {
 		}
 		b := all[i%len(all)]
 		r.meanwhile = func() {
-			pause(ctx, rand.N(100*time.Millisecond+r.over/2))
+			rig.Pause(ctx, rand.N(100*time.Millisecond+r.over/2))
 			if err := f.plane.befall(ctx, b, 50*time.Millisecond+rand.N(time.Second)); err != nil {
 				t.miss("%v", err)
 			}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // script is what the provider does with one call. It travels in the body's user.
@@ -75,7 +77,7 @@ type upstream struct {
 }
 
 func newUpstream(t *trial) (*upstream, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

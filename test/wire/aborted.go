@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // leaver is a client that goes, and when.
@@ -43,7 +45,7 @@ func (g *gateway) state(ctx context.Context) (s state, err error) {
 		return s, err
 	}
 	s.goroutines = int(goroutines)
-	s.descriptors, err = g.child.descriptors()
+	s.descriptors, err = descriptors(g.child)
 	return s, err
 }
 
@@ -68,7 +70,7 @@ func aborted(ctx context.Context, t *trial) error {
 	for range 50 { // so that the base has what stays: pools, connections to the provider
 		g.call(ctx, key, call{})
 	}
-	pause(ctx, time.Second)
+	rig.Pause(ctx, time.Second)
 	http.DefaultClient.CloseIdleConnections()
 	base, err := g.state(ctx)
 	if err != nil {
@@ -139,7 +141,7 @@ func (g *gateway) leave(ctx context.Context, key string, l leaver, id string) (t
 			return 0, err
 		}
 	} else {
-		pause(ctx, time.Duration(rand.IntN(600))*time.Millisecond)
+		rig.Pause(ctx, time.Duration(rand.IntN(600))*time.Millisecond)
 	}
 	left := time.Now()
 	w.leave(l.reset)

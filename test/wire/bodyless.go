@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	kt "github.com/keeptrusts/gateway/token"
 )
 
@@ -101,7 +102,7 @@ func (g *gateway) sendAll(ctx context.Context, head string, n int, atOnce bool) 
 	for piece := strings.Repeat(" ", 50_000); n > 0 && err == nil; n -= len(piece) {
 		_, err = io.WriteString(w, piece)
 		if !atOnce {
-			pause(ctx, 5*time.Millisecond)
+			rig.Pause(ctx, 5*time.Millisecond)
 		}
 	}
 	// An error of writing is the gateway's close: the answer must be there all the same.

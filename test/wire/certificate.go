@@ -17,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // authority is a CA of the trial.
@@ -114,7 +116,7 @@ func certificate(ctx context.Context, t *trial) error {
 	}
 	swaps := t.count(6, 3)
 	for i := range swaps {
-		pause(ctx, time.Second)
+		rig.Pause(ctx, time.Second)
 		serial := int64(101 + i)
 		if err := ca.issue(serial, cert, key); err != nil {
 			return err
@@ -147,7 +149,7 @@ func certificate(ctx context.Context, t *trial) error {
 
 // tlsPlane is a control plane with a certificate from files.
 func tlsPlane(ctx context.Context, t *trial, ca *authority, cert, key string) (*plane, *x509.CertPool, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -165,7 +167,7 @@ func tlsPlane(ctx context.Context, t *trial, ca *authority, cert, key string) (*
 		return err == nil
 	})
 	if !ready {
-		return nil, nil, fmt.Errorf("the control plane is not ready\n%s", p.child.tail())
+		return nil, nil, fmt.Errorf("the control plane is not ready\n%s", p.child.Tail())
 	}
 	return p, roots, nil
 }

@@ -159,7 +159,7 @@ func credentials(ctx context.Context, t *trial) error {
 			}
 		}
 	})
-	log, err := os.ReadFile(g.child.log)
+	log, err := os.ReadFile(g.child.Log)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keeptrusts/gateway/test/rig"
 	kt "github.com/keeptrusts/gateway/token"
 )
 
@@ -32,11 +33,11 @@ func elsewhere() []another {
 type plane struct {
 	*admin
 	addr  string
-	child *child
+	child *rig.Process
 }
 
 func newPlane(ctx context.Context, t *trial) (*plane, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func newPlane(ctx context.Context, t *trial) (*plane, error) {
 	if p.child, err = t.start("plane", []string{"KEEPTRUSTS_ADMIN_TOKEN=" + p.bearer}, "control-plane", "--database", "sqlite:"+t.path("plane.db"), "--listen", addr); err != nil {
 		return nil, err
 	}
-	return p, p.child.ready(ctx, "http://"+addr+"/readyz")
+	return p, ready(ctx, p.child, "http://"+addr+"/readyz")
 }
 
 // follower is the layout of a gateway of that plane.
@@ -69,8 +70,8 @@ func planeAway(ctx context.Context, t *trial) (*answered, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = p.child.cmd.Process.Signal(syscall.SIGSTOP)
-	defer func() { _ = p.child.cmd.Process.Signal(syscall.SIGCONT) }()
+	_ = p.child.Signal(syscall.SIGSTOP)
+	defer func() { _ = p.child.Signal(syscall.SIGCONT) }()
 	settled(ctx, 15*time.Second, func() bool {
 		in, err := g.metric(ctx, "watch_in_sync")
 		return err == nil && in == 0
@@ -119,9 +120,9 @@ func drained(ctx context.Context, t *trial) (*answered, error) {
 	if a := k.ask(ctx, key, call{}); a.status != 200 {
 		return a, nil
 	}
-	pause(ctx, 200*time.Millisecond) // the connection lies idle: a client that has just been answered is spared once
-	_ = g.child.cmd.Process.Signal(syscall.SIGTERM)
-	pause(ctx, 300*time.Millisecond)
+	rig.Pause(ctx, 200*time.Millisecond) // the connection lies idle: a client that has just been answered is spared once
+	_ = g.child.Signal(syscall.SIGTERM)
+	rig.Pause(ctx, 300*time.Millisecond)
 	return k.ask(ctx, key, call{}), nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // provoked is an error of the table, how it is met, and what it must look like.
@@ -90,7 +92,7 @@ func expired(ctx context.Context, p *provoking) *answered {
 	if err != nil {
 		return &answered{err: err}
 	}
-	pause(ctx, 1100*time.Millisecond)
+	rig.Pause(ctx, 1100*time.Millisecond)
 	return p.call(ctx, t.Token, call{})
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 const (
@@ -59,7 +61,7 @@ func flood(ctx context.Context, t *trial) error {
 		load, end := context.WithTimeout(ctx, length)
 		var all sync.WaitGroup
 		all.Go(func() { f.flood(load, g, key) })
-		pause(load, time.Second)
+		rig.Pause(load, time.Second)
 		under := g.steadily(load, other.Token, victim, 50, 8, true)
 		end()
 		all.Wait()
@@ -69,7 +71,7 @@ func flood(ctx context.Context, t *trial) error {
 		t.tell("%s: another's median %s, %s before", f.name, under.at(0.5).Round(10*time.Microsecond), base.at(0.5).Round(10*time.Microsecond))
 		t.figure(p99 <= time.Second, "1 s", "%s: p99 of another %s, %s before", f.name, p99.Round(10*time.Microsecond), base.at(0.99).Round(10*time.Microsecond))
 		g.sound(ctx, other.Token)
-		g.child.kill()
+		g.child.Kill()
 	}
 	return nil
 }
@@ -79,7 +81,7 @@ func (g *gateway) flood(ctx context.Context, atOnce int, f func(context.Context)
 	together(atOnce, atOnce, func(int) {
 		for ctx.Err() == nil {
 			f(ctx)
-			pause(ctx, 300*time.Millisecond) // the machine is the victim's too
+			rig.Pause(ctx, 300*time.Millisecond) // the machine is the victim's too
 		}
 	})
 }

@@ -58,7 +58,7 @@ func fuzz(ctx context.Context, t *trial) error {
 	if err != nil {
 		return err
 	}
-	t.figure(g.child.alive() && panics == 0 && told[500] == 0, "0", "%d fuzz inputs in heads and bodies, in %.0f s, seed %d: %.0f panics, crashes %t", n, time.Since(began).Seconds(), seed, panics, !g.child.alive())
+	t.figure(g.child.Alive() && panics == 0 && told[500] == 0, "0", "%d fuzz inputs in heads and bodies, in %.0f s, seed %d: %.0f panics, crashes %t", n, time.Since(began).Seconds(), seed, panics, !g.child.Alive())
 	t.figure(told[200] > 0 && told[400] > 0, "some of each", "answered by status: %v", told)
 	odd, _, all := g.up.oddities()
 	for _, r := range odd {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // targetSecret is the provider's key: no client may ever see it.
@@ -65,7 +67,7 @@ type gateway struct {
 	t         *trial
 	up        *provider
 	admin     *admin // of its own control plane; nil: it has none
-	child     *child
+	child     *rig.Process
 	addr, ops string
 	conf      string
 }
@@ -85,7 +87,7 @@ func newGateway(ctx context.Context, t *trial, l layout) (g *gateway, err error)
 	if err != nil {
 		return nil, err
 	}
-	return g, g.child.ready(ctx, "http://"+g.ops+"/readyz")
+	return g, ready(ctx, g.child, "http://"+g.ops+"/readyz")
 }
 
 // prepare writes a gateway's folder and file.
@@ -106,16 +108,16 @@ func prepare(t *trial, l *layout) (g *gateway, err error) {
 		l.data = l.name
 	}
 	if g.addr = l.addr; g.addr == "" {
-		if g.addr, err = freeAddr(); err != nil {
+		if g.addr, err = rig.FreeAddr(); err != nil {
 			return nil, err
 		}
 	}
-	if g.ops, err = freeAddr(); err != nil {
+	if g.ops, err = rig.FreeAddr(); err != nil {
 		return nil, err
 	}
 	l.env = append(l.env, "UPSTREAM_KEY="+targetSecret)
 	if l.plane == "" {
-		plane, err := freeAddr()
+		plane, err := rig.FreeAddr()
 		if err != nil {
 			return nil, err
 		}
@@ -166,13 +168,13 @@ func (g *gateway) metric(ctx context.Context, name string) (float64, error) {
 // an ordinary call. Each scenario ends with it.
 func (g *gateway) sound(ctx context.Context, bearer string) {
 	t := g.t
-	if !g.child.alive() {
-		t.miss("the gateway ended: %v\n%s", g.child.err, g.child.tail())
+	if !g.child.Alive() {
+		t.miss("the gateway ended: %v\n%s", g.child.Err(), g.child.Tail())
 		return
 	}
 	panics, err := g.metric(ctx, "panics_total")
 	if err != nil || panics != 0 {
-		t.miss("%.0f panics (%v)\n%s", panics, err, g.child.tail())
+		t.miss("%.0f panics (%v)\n%s", panics, err, g.child.Tail())
 	}
 	a := g.call(ctx, bearer, call{})
 	if a.status != http.StatusOK || !a.whole {
@@ -182,7 +184,7 @@ func (g *gateway) sound(ctx context.Context, bearer string) {
 
 // settled waits at most d until a condition holds.
 func settled(ctx context.Context, d time.Duration, ok func() bool) bool {
-	for deadline := time.Now().Add(d); ; pause(ctx, 20*time.Millisecond) {
+	for deadline := time.Now().Add(d); ; rig.Pause(ctx, 20*time.Millisecond) {
 		if ok() {
 			return true
 		}

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // memory holds as many idle streams as descriptors allow, and weighs the process.
@@ -25,13 +27,13 @@ func memory(ctx context.Context, t *trial) error {
 		g.call(ctx, key, call{})
 	}
 	g.up.hush()
-	pause(ctx, 500*time.Millisecond)
+	rig.Pause(ctx, 500*time.Millisecond)
 	http.DefaultClient.CloseIdleConnections()
 	base, err := g.state(ctx)
 	if err != nil {
 		return err
 	}
-	before, err := g.child.resident()
+	before, err := g.child.Resident()
 	if err != nil {
 		return err
 	}
@@ -57,8 +59,8 @@ func memory(ctx context.Context, t *trial) error {
 		}
 		open.Add(1)
 	})
-	pause(ctx, 3*time.Second)
-	after, err := g.child.resident()
+	rig.Pause(ctx, 3*time.Second)
+	after, err := g.child.Resident()
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // script is what the provider does with one call. It travels in a header that
@@ -89,7 +91,7 @@ type provider struct {
 }
 
 func newProvider(t *trial) (*provider, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +130,7 @@ func provide(addr string) error {
 
 // newProviderApart starts one as a child; it witnesses nothing for us.
 func newProviderApart(ctx context.Context, t *trial) (*provider, error) {
-	addr, err := freeAddr()
+	addr, err := rig.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

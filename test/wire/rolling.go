@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // rolling replaces three gateways one after the other, by processes that take their
@@ -44,7 +46,7 @@ func rolling(ctx context.Context, t *trial) error {
 	began := time.Now()
 	all.Go(func() { roundRobin(load, running, key.Token, t.count(1000, 200), calls) })
 	all.Go(func() { streaming(load, running, key.Token, t.count(200, 40), streams) })
-	pause(ctx, 2*time.Second)
+	rig.Pause(ctx, 2*time.Second)
 	replaced := 0
 	for round := range rounds {
 		for i, old := range running {
@@ -55,15 +57,15 @@ func rolling(ctx context.Context, t *trial) error {
 				t.miss("%v", err)
 				continue
 			}
-			if err := old.child.terminate(25 * time.Second); err != nil {
-				t.miss("%s: %v\n%s", old.child.name, err, old.child.tail())
+			if err := old.child.Terminate(25 * time.Second); err != nil {
+				t.miss("%s: %v\n%s", old.child.Name, err, old.child.Tail())
 			}
 			running[i] = fresh
 			replaced++
-			pause(ctx, 500*time.Millisecond)
+			rig.Pause(ctx, 500*time.Millisecond)
 		}
 	}
-	pause(ctx, time.Second)
+	rig.Pause(ctx, time.Second)
 	took := time.Since(began)
 	stop()
 	all.Wait()
@@ -104,7 +106,7 @@ func streaming(ctx context.Context, at []*gateway, key string, n int, into *tall
 	}
 	quiet := context.WithoutCancel(ctx)
 	together(n, n, func(i int) {
-		pause(ctx, time.Duration(i%20)*100*time.Millisecond)
+		rig.Pause(ctx, time.Duration(i%20)*100*time.Millisecond)
 		k := &caller{addr: addrs[i%len(addrs)]}
 		defer k.close()
 		for ctx.Err() == nil {
@@ -114,7 +116,7 @@ func streaming(ctx context.Context, at []*gateway, key string, n int, into *tall
 			}
 			into.add(a)
 			if strings.Contains(fmt.Sprint(a.err), "refused") {
-				pause(ctx, 50*time.Millisecond)
+				rig.Pause(ctx, 50*time.Millisecond)
 			}
 		}
 	})

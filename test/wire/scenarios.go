@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // scenario is one promise of the wire, put to the test.
@@ -34,25 +36,7 @@ func choose(all []*scenario, o options) ([]*scenario, error) {
 	} else if o.short {
 		all = slices.DeleteFunc(all, func(s *scenario) bool { return !s.short })
 	}
-	var i, n int
-	if _, err := fmt.Sscanf(o.part+" ", "%d/%d ", &i, &n); err != nil || i < 1 || i > n {
-		return nil, fmt.Errorf("-part is i/n with i from 1 to n, not %q", o.part)
-	}
-	return share(all, i-1, n), nil
-}
-
-// share gives the longest scenario left to the part that has least so far.
-func share(all []*scenario, part, parts int) []*scenario {
-	order := slices.Clone(all)
-	slices.SortStableFunc(order, func(a, b *scenario) int { return b.seconds - a.seconds })
-	sums := make([]int, parts)
-	mine := map[*scenario]bool{}
-	for _, s := range order {
-		least := slices.Index(sums, slices.Min(sums))
-		sums[least] += s.seconds
-		mine[s] = least == part
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(s *scenario) bool { return !mine[s] })
+	return rig.Part(all, o.part, func(s *scenario) int { return s.seconds })
 }
 
 // trial is one run of one scenario: its folder, its processes and its verdict.
@@ -62,7 +46,7 @@ type trial struct {
 	dir  string
 
 	mu       sync.Mutex
-	children []*child
+	children []*rig.Process
 	closers  []func()
 	figures  int
 	missed   int
@@ -119,7 +103,7 @@ func (t *trial) close() {
 		f()
 	}
 	for _, c := range slices.Backward(t.children) {
-		c.kill()
+		c.Kill()
 	}
 	if t.missed == 0 && !t.keep {
 		_ = os.RemoveAll(t.dir) // the harness removes what is left

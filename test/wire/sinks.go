@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // sink is something that the gateway writes to or asks, and how it fails.
@@ -31,7 +33,7 @@ func sinks(ctx context.Context, t *trial) error {
 		if err := g.withFailing(ctx, s.name, key, fail); err != nil {
 			return err
 		}
-		g.child.kill()
+		g.child.Kill()
 	}
 	return nil
 }
@@ -52,10 +54,10 @@ func (g *gateway) withFailing(ctx context.Context, name, key string, fail func()
 	go func() {
 		defer close(watched)
 		for load.Err() == nil {
-			if n, err := g.child.resident(); err == nil {
+			if n, err := g.child.Resident(); err == nil {
 				sizes = append(sizes, n)
 			}
-			pause(load, time.Second)
+			rig.Pause(load, time.Second)
 		}
 	}()
 	under := g.closed(load, key)
@@ -107,7 +109,7 @@ func (g *gateway) closed(ctx context.Context, key string) *tally {
 			a := k.ask(quiet, key, call{script: script{id: "call"}})
 			t.add(a)
 			if a.status != 200 {
-				pause(ctx, time.Millisecond)
+				rig.Pause(ctx, time.Millisecond)
 			}
 		}
 	})
@@ -177,5 +179,5 @@ func silentPlane(ctx context.Context, t *trial) (*gateway, string, func(), error
 		return nil, "", nil, err
 	}
 	key, err := p.mint(ctx, minting{})
-	return g, key.Token, func() { _ = p.child.cmd.Process.Signal(syscall.SIGSTOP) }, err
+	return g, key.Token, func() { _ = p.child.Signal(syscall.SIGSTOP) }, err
 }

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // slow attacks with slowhttptest, in its three ways, each with a token that is
@@ -69,12 +71,12 @@ func (g *gateway) underSlow(ctx context.Context, tool, key, name string, n, leng
 			if open, err := g.metric(ctx, "connections_open"); err == nil {
 				most = max(most, open)
 			}
-			pause(load, 500*time.Millisecond)
+			rig.Pause(load, 500*time.Millisecond)
 		}
 	}()
 	under := g.steadily(load, key, "", perSecond, workers, true)
 	<-watched
-	c.kill()
+	c.Kill()
 	failed, words := under.failures()
 	early, _ := base.failures()
 	t.figure(int(most) >= n*9/10, "nine tenths", "%s: up to %.0f of %d connections stood", name, most, n)

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/keeptrusts/gateway/test/rig"
 )
 
 // Each limit of time is a second here, or two.
@@ -82,7 +84,7 @@ func (g *gateway) slowNotLate(ctx context.Context, key string) {
 		var k int64
 		k, err = io.CopyN(io.Discard, res.Body, 200_000)
 		n += k
-		pause(ctx, 300*time.Millisecond)
+		rig.Pause(ctx, 300*time.Millisecond)
 	}
 	t.figure(n >= 2_000_000, "2 MB", "a reader of 200 kB each 0.3 s has %d bytes after %.1f s", n, time.Since(began).Seconds())
 }
