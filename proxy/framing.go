@@ -49,6 +49,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.state == connFault {
 		return c.fail(p)
 	}
+	if err := c.await(); err != nil {
+		return 0, err
+	}
 	read := c.TCPConn.Read
 	if c.asked && !c.began() && c.s.draining.Load() != serving {
 		read = c.lastCall
@@ -88,7 +91,7 @@ func (c *conn) watch(p []byte) int {
 			n := min(c.bodyLeft, int64(len(rest)))
 			at += int(n)
 			if c.bodyLeft -= n; c.bodyLeft == 0 {
-				c.state = connHead
+				c.state, c.limits.waits = connHead, notWaiting
 			}
 		case connChunked:
 			_, used, err := c.chunks.next(rest)
@@ -98,7 +101,7 @@ func (c *conn) watch(p []byte) int {
 				return at
 			}
 			if c.chunks.done() {
-				c.state = connHead
+				c.state, c.limits.waits = connHead, notWaiting
 			}
 		case connHead:
 			n := c.watchHead(rest)
@@ -209,7 +212,7 @@ func (c *conn) wholeHead(head []byte) {
 	case h.length > 0:
 		c.state, c.bodyLeft = connBody, h.length
 	default:
-		c.state = connHead
+		c.state, c.limits.waits = connHead, notWaiting
 	}
 }
 

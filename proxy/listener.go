@@ -86,45 +86,46 @@ func (s *Server) turnAway(c *net.TCPConn) {
 // looks at: setting a timer of the runtime at every read and write costs more.
 type bounds struct {
 	slot    uint32       // in which its address is counted
-	first   bool         // the wait for its first request has not begun
+	first   bool         // nothing was waited for yet
+	waits   wait         // what read is for; its own goroutine's
 	lingers atomic.Bool  // part of a request that was answered is still to come
 	read    atomic.Int64 // the watcher's clock by which a read must have come; 0: none
 	expired atomic.Bool  // the socket's own read deadline was set to the past
 	writing atomic.Int64 // the watcher's clock when the write under way began; 0: none
 }
 
-// SetReadDeadline has the watcher's precision. What t is counts only as far as it is
-// none: the limit is that of what the connection waits for, by the config of now. The
-// HTTP server knows only the config that it was made with.
-func (c *conn) SetReadDeadline(t time.Time) error {
-	if c.limits.expired.Swap(false) {
-		if err := c.TCPConn.SetReadDeadline(time.Time{}); err != nil {
-			return err
-		}
-	}
-	if t.IsZero() {
-		c.limits.read.Store(0)
-		return nil
-	}
-	within, l := time.Duration(0), &c.s.runtime.Load().cfg.Limits
+// wait is what a connection's next read waits for.
+type wait uint8
+
+const (
+	notWaiting wait = iota // since the last request was read whole
+	forRequest
+	forHead // the rest of one
+	forBody
+)
+
+// await begins the limit of what is waited for, with the watcher's precision and by the
+// config of now. It is one limit for all reads of a kind: a head or a body that comes
+// byte by byte has no more time. fasthttp sets none: its clocks cost more.
+func (c *conn) await() error {
+	within, l, w := time.Duration(0), &c.s.runtime.Load().cfg.Limits, forRequest
 	switch {
 	case c.state == connBody || c.state == connChunked:
-		within = l.BodyRead
+		w, within = forBody, l.BodyRead
 	case c.limits.first || c.began() || c.blank:
-		within, c.limits.first = l.HeaderRead, false
+		w, within = forHead, l.HeaderRead
 	default:
 		within = l.ClientIdle
 	}
-	c.limits.read.Store(c.s.watcher.clock.Load() + int64(watchEvery+within)) // the clock is a tick old at most
-	return nil
-}
-
-// SetDeadline sets both.
-func (c *conn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
+	if w == c.limits.waits {
+		return nil
 	}
-	return c.SetWriteDeadline(t)
+	c.limits.waits, c.limits.first = w, false
+	c.limits.read.Store(c.s.watcher.clock.Load() + int64(watchEvery+within)) // the clock is a tick old at most
+	if c.limits.expired.Swap(false) {
+		return c.TCPConn.SetReadDeadline(time.Time{})
+	}
+	return nil
 }
 
 // writePiece is how much a client has limits.client_idle to take.

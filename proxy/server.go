@@ -134,10 +134,7 @@ func New(o Options) (*Server, error) {
 	l := &o.Config.Limits
 	s.http = &fasthttp.Server{
 		Handler: s.handle, ErrorHandler: s.readFault, ExpectHandler: s.expect,
-		HeaderReceived: func(*fasthttp.RequestHeader) fasthttp.RequestConfig {
-			return fasthttp.RequestConfig{ReadTimeout: l.BodyRead}
-		},
-		ReadTimeout: l.HeaderRead, IdleTimeout: l.ClientIdle, // how long, the connection decides: see its SetReadDeadline
+		// no timeouts: the connection has its own, see its await
 		ReadBufferSize: int(l.Headers) + headBesides, StreamRequestBody: true,
 		MaxRequestBodySize:    prefetchLimit,
 		Concurrency:           2_000_000,   // more than the largest limit, which may change

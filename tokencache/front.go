@@ -19,11 +19,16 @@ import (
 // moment it may hold what ristretto has just dropped. An entry that finds no place is
 // served by ristretto alone.
 type front struct {
-	buckets []bucket // a power of two
+	buckets atomic.Pointer[[]bucket] // a power of two of them
 	mu      sync.Mutex
+	entries int // placed
+	most    int // buckets
 }
 
-const ways = 4
+const (
+	ways  = 4
+	least = 1 << 10 // buckets
+)
 
 // bucket is one line of a cache: the digests' second words and their entries.
 type bucket struct {
@@ -31,16 +36,21 @@ type bucket struct {
 	entries [ways]atomic.Pointer[Entry]
 }
 
-// newFront makes room for twice as many entries as there are profiles: few find
-// their bucket full.
-func newFront(profiles int) front {
-	n := 1 << bits.Len(uint(max(profiles/2, 1)-1))
-	return front{buckets: make([]bucket, n)}
+// newFront may grow to room for twice as many entries as there are profiles: few find
+// their bucket full. It begins small: what is spread over more memory than it fills
+// costs a look-up in the page tables as well.
+func newFront(profiles int) *front {
+	f := &front{most: 1 << bits.Len(uint(max(profiles/2, 1)-1))}
+	b := make([]bucket, min(least, f.most))
+	f.buckets.Store(&b)
+	return f
 }
 
 func tagOf(d *token.Digest) uint64 { return binary.LittleEndian.Uint64(d[16:24]) }
 
-func (f *front) bucket(key uint64) *bucket { return &f.buckets[key&uint64(len(f.buckets)-1)] }
+func bucketOf(all []bucket, key uint64) *bucket { return &all[key&uint64(len(all)-1)] }
+
+func (f *front) bucket(key uint64) *bucket { return bucketOf(*f.buckets.Load(), key) }
 
 // get returns d's entry, or nil. A tag may belong to an entry that was replaced
 // just now: the entry's own digest decides.
@@ -60,7 +70,17 @@ func (f *front) get(key uint64, d *token.Digest) *Entry {
 func (f *front) put(key uint64, e *Entry) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b, free := f.bucket(key), -1
+	if all := *f.buckets.Load(); f.entries >= len(all) && len(all) < f.most {
+		f.grow(all)
+	}
+	if f.bucket(key).put(e) {
+		f.entries++
+	}
+}
+
+// put says whether there is one entry more.
+func (b *bucket) put(e *Entry) bool {
+	free := -1
 	for i := range b.entries {
 		switch old := b.entries[i].Load(); {
 		case old == nil:
@@ -69,13 +89,30 @@ func (f *front) put(key uint64, e *Entry) {
 			}
 		case old.Digest == e.Digest:
 			b.entries[i].Store(e)
-			return
+			return false
 		}
 	}
-	if free >= 0 {
-		b.tags[free].Store(tagOf(&e.Digest))
-		b.entries[free].Store(e)
+	if free < 0 {
+		return false
 	}
+	b.tags[free].Store(tagOf(&e.Digest))
+	b.entries[free].Store(e)
+	return true
+}
+
+// grow makes it twice as large. Whoever looks meanwhile finds what is there in the one
+// or the other.
+func (f *front) grow(all []bucket) {
+	larger := make([]bucket, 2*len(all))
+	f.entries = 0
+	for i := range all {
+		for j := range all[i].entries {
+			if e := all[i].entries[j].Load(); e != nil && bucketOf(larger, key(&e.Digest)).put(e) {
+				f.entries++
+			}
+		}
+	}
+	f.buckets.Store(&larger)
 }
 
 // drop takes away what has key; ristretto tells of an eviction by its key alone.
@@ -86,6 +123,7 @@ func (f *front) drop(k uint64) {
 	for i := range b.entries {
 		if e := b.entries[i].Load(); e != nil && key(&e.Digest) == k {
 			b.entries[i].Store(nil)
+			f.entries--
 		}
 	}
 }
@@ -93,9 +131,7 @@ func (f *front) drop(k uint64) {
 func (f *front) clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i := range f.buckets {
-		for j := range f.buckets[i].entries {
-			f.buckets[i].entries[j].Store(nil)
-		}
-	}
+	b := make([]bucket, min(least, f.most))
+	f.buckets.Store(&b)
+	f.entries = 0
 }

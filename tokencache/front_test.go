@@ -61,6 +61,50 @@ func TestTheFrontComparesWholeDigests(t *testing.T) {
 	}
 }
 
+// It grows with what is put, while others read it, and loses nothing by that.
+func TestTheFrontGrows(t *testing.T) {
+	t.Parallel()
+	f := newFront(1 << 20)
+	before := len(*f.buckets.Load())
+	first := newEntry(profile(0, 1, abac.Active), dig(0), time.Time{})
+	f.put(key(&first.Digest), first)
+	stop := make(chan struct{})
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if f.get(key(&first.Digest), &first.Digest) != first {
+				t.Error("the first entry is not found while it grows")
+				return
+			}
+		}
+	})
+	const all = 20_000
+	for i := range all {
+		e := newEntry(profile(i, 1, abac.Active), dig(i), time.Time{})
+		if i == 0 {
+			e = first
+		}
+		f.put(key(&e.Digest), e)
+	}
+	close(stop)
+	reading.Wait()
+	found := 0
+	for i := range all {
+		d := dig(i)
+		if e := f.get(key(&d), &d); e != nil && e.Digest == d {
+			found++
+		}
+	}
+	if now := len(*f.buckets.Load()); now < 8*before || found < all*98/100 || found != f.entries {
+		t.Errorf("%d buckets of %d, %d of %d found, %d counted", now, before, found, all, f.entries)
+	}
+}
+
 func TestAHitOfTheFrontIsShownToTheSetNowAndThen(t *testing.T) {
 	p := &plane{}
 	p.set(dig(1), profile(1, 1, abac.Active))

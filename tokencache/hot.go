@@ -16,7 +16,7 @@ const gates = 64
 // entry at any time and promises one thing: get returns an entry of exactly the
 // digest asked for. Whether that entry is still good is the caller's question.
 type hot struct {
-	front   front
+	front   *front
 	set     *ristretto.Cache[uint64, *Entry]
 	gate    [gates]gate
 	evicted atomic.Uint64

@@ -76,6 +76,7 @@ var knowsAll = []string{"openai-compatible", "litellm"}
 
 // keptAnywhere are the keys that name stored objects wherever they stand in a message's
 // parts or in a tool, spelt just so: the providers that keep objects read no other.
+// hinted knows what they have in common.
 var keptAnywhere = []string{"file_id", "file_ids", "vector_store_ids", "container_id", "connector_id"}
 
 // plainTiers cost what the model's price says.
@@ -220,15 +221,10 @@ func plainString(value []byte) (string, bool) {
 	return string(value[1 : n-1]), true
 }
 
-// hints are what stands in a body that names something in a message or a tool: a
-// second look is for those alone. The last hides any other.
-var hints = [][]byte{
-	[]byte(`ile_id`), []byte(`store_id`), []byte(`ontainer`), []byte(`onnector`), []byte(`"audio"`), []byte(`\u00`),
-}
-
-// lookInside looks through the messages and tools of a body that was read.
+// lookInside looks through the messages and tools of a body that was read, where they
+// may name something: most don't, and are not read again.
 func (c *Call) lookInside(body []byte, messages, tools Span) *Problem {
-	if tools != (Span{}) && bytes.Contains(body[tools.Start:tools.End], []byte("odel")) || hinted(body) {
+	if hinted(body) || tools != (Span{}) && hintedTool(body[tools.Start:tools.End]) {
 		w := finder{c: c, s: scanner{b: body, i: messages.Start}}
 		if messages != (Span{}) {
 			w.each('[', func() { w.message() })
@@ -241,13 +237,34 @@ func (c *Call) lookInside(body []byte, messages, tools Span) *Problem {
 	return nil
 }
 
+var (
+	idMark     = []byte(`_id`) // in all of keptAnywhere, behind one of keepers
+	keepers    = [][]byte{[]byte("file"), []byte("store"), []byte("container"), []byte("connector")}
+	audioMark  = []byte(`udio"`) // without its start, which every key has
+	escapeMark = []byte(`\u00`)  // hides any other
+)
+
+// hinted says whether one of the keys that message and keyed look for may stand in a
+// body.
 func hinted(body []byte) bool {
-	for _, h := range hints {
-		if bytes.Contains(body, h) {
-			return true
+	for rest := body; ; {
+		i := bytes.Index(rest, idMark)
+		if i < 0 {
+			break
 		}
+		for _, k := range keepers {
+			if bytes.HasSuffix(rest[:i], k) {
+				return true
+			}
+		}
+		rest = rest[i+len(idMark):]
 	}
-	return false
+	return bytes.Contains(body, escapeMark) || bytes.Contains(body, audioMark)
+}
+
+// hintedTool is hinted, for what keyed looks for in tools alone.
+func hintedTool(tools []byte) bool {
+	return bytes.Contains(tools, []byte("odel")) || bytes.Contains(tools, []byte("ontainer"))
 }
 
 // finder walks JSON that is known to be sound.

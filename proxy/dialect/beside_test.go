@@ -126,3 +126,22 @@ func TestAdaptersReadWhatTheirProvidersDo(t *testing.T) {
 		}
 	}
 }
+
+// A key that is looked for and not hinted at would pass unread.
+func TestWhateverIsLookedForInsideIsHintedAt(t *testing.T) {
+	for _, k := range append([]string{"audio"}, keptAnywhere...) {
+		for _, before := range []string{"", "x_id", "_id_id_"} {
+			if body := `{"messages":[{"content":[{"` + before + `":1,"` + k + `":"x"}]}]}`; !hinted([]byte(body)) {
+				t.Errorf("%s is not", body)
+			}
+		}
+	}
+	for _, k := range []string{"model", "container"} {
+		if !hintedTool([]byte(`[{"type":"x","` + k + `":"x"}]`)) {
+			t.Errorf("a tool's %s is not", k)
+		}
+	}
+	if hinted([]byte(`{"messages":[{"role":"user","content":"my user_id, a tool_call_id"}]}`)) {
+		t.Error("other ids are: every such body is read twice")
+	}
+}
