@@ -65,8 +65,25 @@ const sampled = 16
 
 // get returns d's entry, or nil. It does not allocate.
 func (h *hot) get(d *token.Digest) *Entry {
-	if e := h.front.get(key(d), d); e != nil && h.of(d).hits.Load()%sampled != 0 {
-		return e
+	e := h.front.get(key(d), d)
+	switch {
+	case e == nil:
+		return h.behind(d)
+	case h.of(d).hits.Load()%sampled == 0:
+		return h.admitted(d)
+	}
+	return e
+}
+
+// behind is admitted, but ristretto hears of a use only where there is an entry: those
+// who ask for what is nobody's don't decide what is kept.
+func (h *hot) behind(d *token.Digest) *Entry {
+	g := h.of(d)
+	g.RLock()
+	_, ok := h.set.GetTTL(key(d))
+	g.RUnlock()
+	if !ok {
+		return nil
 	}
 	return h.admitted(d)
 }
@@ -100,19 +117,12 @@ func (h *hot) put(e *Entry) bool {
 	return true
 }
 
-// peek is admitted, and tells ristretto of a use only where there is an entry.
+// peek is get, of which ristretto need not hear.
 func (h *hot) peek(d *token.Digest) *Entry {
 	if e := h.front.get(key(d), d); e != nil {
 		return e
 	}
-	g := h.of(d)
-	g.RLock()
-	_, ok := h.set.GetTTL(key(d))
-	g.RUnlock()
-	if !ok {
-		return nil
-	}
-	return h.admitted(d)
+	return h.behind(d)
 }
 
 // putAll is put for many: one wait for all, and the count of those that were not

@@ -76,17 +76,20 @@ func (x *strangers) bears(ctx context.Context) {
 type load struct{ conns, rate int } // rate: a second, over all; 0: as they are answered
 
 // flood sends unknown tokens until stop is closed, a third each of a bad checksum, a good
-// one and revoked.
+// one and revoked. They come evenly: a burst would be another rate.
 func (x *strangers) flood(stop <-chan struct{}, l load, words *tally) {
-	const tick = 5 * time.Millisecond
+	var each time.Duration // between two of all
+	if l.rate > 0 {
+		each = time.Second / time.Duration(l.rate)
+	}
+	start := time.Now()
 	var all sync.WaitGroup
 	for n := range l.conns {
 		all.Go(func() {
 			a := x.gateways[0].agent()
 			defer a.close()
 			mine := map[string]int{}
-			begin, sent := time.Now().Add(tick*time.Duration(n)/time.Duration(l.conns)), 0
-			for i := n; ; i++ {
+			for i := n; ; i += l.conns {
 				select {
 				case <-stop:
 					for w, k := range mine {
@@ -95,13 +98,7 @@ func (x *strangers) flood(stop <-chan struct{}, l load, words *tally) {
 					return
 				default:
 				}
-				if l.rate > 0 {
-					if due := int(time.Since(begin).Seconds() * float64(l.rate) / float64(l.conns)); sent >= due {
-						time.Sleep(tick)
-						continue
-					}
-				}
-				sent++
+				time.Sleep(time.Until(start.Add(time.Duration(i) * each))) // not at all where it is late
 				mine[a.call(x.stranger(i)).word()]++
 			}
 		})
