@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -81,6 +82,46 @@ func TestLimitsInTimeApplyAsSoonAsTheyChange(t *testing.T) {
 	w.send(raw[60:])
 	if r := w.must(); r.status != 200 {
 		t.Errorf("with longer limits again: %d %q", r.status, r.body)
+	}
+}
+
+// Each wait for a request begins anew, whatever the one before was like, and an answer
+// that takes longer than a wait may has no part in it.
+func TestEveryWaitForARequestHasAllOfItsTime(t *testing.T) {
+	t.Parallel()
+	u := scripted(t, func(c *callee) {
+		for {
+			switch asked := c.request(); {
+			case asked == "":
+				return
+			case strings.Contains(asked, "slow"):
+				time.Sleep(2500 * time.Millisecond)
+			}
+			c.send(whole(200, completion))
+		}
+	})
+	g := start(t, limited(u.url, "client_idle: 1s, lame_duck: 0s"))
+	for name, raw := range map[string]string{
+		"no body": get("/v1/models", g.key),
+		"a body":  call(g.key, plainBody),
+		"chunked": "POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer " + g.key +
+			fmt.Sprintf("\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(plainBody), plainBody),
+		"an answer that takes long": call(g.key, strings.Replace(plainBody, "hello", "slow", 1)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, times := g.dial(), 5
+			if strings.Contains(raw, "slow") {
+				times = 2
+			}
+			for i := range times {
+				w.send(raw)
+				if r, ok := w.read(); !ok || r.status != 200 {
+					t.Fatalf("request %d: %d", i, r.status)
+				}
+				time.Sleep(700 * time.Millisecond)
+			}
+		})
 	}
 }
 
