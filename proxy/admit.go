@@ -42,7 +42,8 @@ func (x *exchange) recordAdmission() error {
 }
 
 // sort puts the targets in the order in which they are tried: the first by
-// weight, the others as the config has them.
+// weight, the others as the config has them. One that stands there twice, under two
+// names of the model, is tried once: a POST is never sent to it again.
 func (x *exchange) sort() {
 	x.order = x.order[:0]
 	if first, ok := x.pick(); ok {
@@ -50,10 +51,19 @@ func (x *exchange) sort() {
 	}
 	for left := x.left; left != 0; left &= left - 1 {
 		i := uint8(bits.TrailingZeros64(left))
-		if len(x.order) == 0 || i != x.order[0] {
+		if !x.ordered(x.serving.targets[i].up) {
 			x.order = append(x.order, i)
 		}
 	}
+}
+
+func (x *exchange) ordered(up *upstream) bool {
+	for _, i := range x.order {
+		if x.serving.targets[i].up == up {
+			return true
+		}
+	}
+	return false
 }
 
 // pick draws one of the targets that are left by weight. With weights of 0 only

@@ -18,8 +18,7 @@ type answer struct {
 
 	contentType []byte
 	requestID   []byte
-	passed      [8]passedHeader // those of the allow-list
-	n           int
+	passed      []passedHeader // those of the allow-list
 }
 
 // streams says whether the body is a stream of events to pass on.
@@ -39,7 +38,7 @@ func (c *upstreamConn) readAnswer(a *answer) error {
 		if err != nil {
 			return err
 		}
-		*a = answer{}
+		*a = answer{passed: a.passed[:0]}
 		if err := a.parse(head); err != nil {
 			return err
 		}
@@ -157,9 +156,8 @@ func (a *answer) field(name, value []byte) error {
 			return nil
 		}
 	}
-	if passedDown(name) && a.n < len(a.passed) {
-		a.passed[a.n] = passedHeader{name, value}
-		a.n++
+	if passedDown(name) {
+		a.passed = append(a.passed, passedHeader{name, value})
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 func (x *exchange) authorize() error {
 	x.ask.Model = str(x.call.Model)
 	d := x.decideCall(x.ask.Model)
-	x.reason = d.Reason
+	x.reason, x.judged = d.Reason, true
 	if d.Reason != abac.Allowed {
 		return x.denial(d)
 	}

@@ -70,7 +70,8 @@ func (x *exchange) readHeaders(raw []byte) {
 		if colon <= 0 {
 			continue
 		}
-		if h.take(line[:colon], trimOWS(line[colon+1:])) {
+		// With "_" it is another header to us, and the same one to many a server.
+		if h.take(line[:colon], trimOWS(line[colon+1:])) && bytes.IndexByte(line[:colon], '_') < 0 {
 			h.forward = append(append(h.forward, line...), '\r', '\n')
 		}
 	}

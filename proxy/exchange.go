@@ -196,7 +196,7 @@ func (x *exchange) reset() {
 	x.body, x.held, x.call = kept(x.body), 0, dialect.Call{}
 	x.serving, x.left, x.order = nil, 0, x.order[:0]
 	x.target, x.slot, x.out = nil, 0, kept(x.out)
-	x.answer.status, x.answer.n = 0, 0 // readAnswer empties the rest
+	x.answer.status = 0 // readAnswer empties the rest
 	x.turn, x.awaits, x.unsent = 0, false, nil
 	x.sent, x.ended = time.Time{}, time.Time{}
 	x.stream = stream{out: kept(x.stream.out)}

@@ -537,3 +537,44 @@ func TestATargetOnlyCountsWhatWasSent(t *testing.T) {
 		}
 	}
 }
+
+// What comes behind a request holds nothing back: its answer goes out when it is ready.
+func TestAPipelinedRequestDoesNotHoldBackTheAnswerBeforeIt(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	u := scripted(t, func(c *callee) {
+		for {
+			switch asked := c.request(); {
+			case asked == "":
+				return
+			case strings.Contains(asked, "slow"):
+				<-release
+			}
+			c.send(whole(200, completion))
+		}
+	})
+	g := start(t, plainConfig(u.url))
+	slow := call(g.key, strings.Replace(plainBody, "hello", "slow", 1))
+	chunked := "POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer " + g.key +
+		fmt.Sprintf("\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(plainBody), plainBody)
+	for name, first := range map[string]string{
+		"a call": call(g.key, plainBody), "a chunked one": chunked, "a GET": get("/v1/models", g.key), "a refusal": call("kt_live_none", ""),
+	} {
+		for _, behind := range []string{slow, slow[:len(slow)-5], slow[:200], "\r\n" + slow} {
+			w := g.dial()
+			w.send(first + behind)
+			if r, ok := w.read(); !ok || r.status != 200 && r.status != 401 {
+				t.Errorf("%s, %q behind it: %d", name, behind[max(0, len(behind)-5):], r.status)
+			}
+			_ = w.Close()
+		}
+	}
+	w := g.dial()
+	w.send(slow + chunked + slow + get("/v1/models", g.key))
+	close(release)
+	for i := range 4 {
+		if r, ok := w.read(); !ok || r.status != 200 {
+			t.Errorf("answer %d of four in a row: %d", i, r.status)
+		}
+	}
+}

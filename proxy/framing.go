@@ -27,6 +27,8 @@ type conn struct {
 	bodyLeft int64
 	chunks   dechunker
 	head     []byte // a head that came in pieces
+	later    []byte // what came behind the request that fasthttp has
+	ended    bool   // watch has met the end of one
 	blank    bool   // an empty line was passed before this head
 	asked    bool   // a request has come over this connection
 	spared   bool   // the next one is served while the drain refuses
@@ -49,6 +51,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.state == connFault {
 		return c.fail(p)
 	}
+	if len(c.later) > 0 {
+		n := c.watch(p[:copy(p, c.later)])
+		c.later = c.later[n:]
+		if n == 0 {
+			return c.fail(p)
+		}
+		return n, nil
+	}
 	if err := c.await(); err != nil {
 		return 0, err
 	}
@@ -61,8 +71,11 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, err
 	}
 	ok := c.watch(p[:n])
-	if c.state != connFault {
+	if ok == n {
 		return n, err
+	}
+	if c.state != connFault {
+		c.later = append([]byte(nil), p[ok:n]...)
 	}
 	if ok == 0 {
 		return c.fail(p)
@@ -82,16 +95,21 @@ func (c *conn) fail(p []byte) (int, error) {
 	return 0, errFraming
 }
 
-// watch follows the framing of p and returns how many of its bytes are sound.
+// watch follows the framing of p and returns how many of its bytes are sound, up to the
+// end of one request. fasthttp would keep an answer while it has bytes of the next.
 func (c *conn) watch(p []byte) int {
+	c.ended = false
 	for at := 0; at < len(p); {
+		if c.ended {
+			return at
+		}
 		rest := p[at:]
 		switch c.state {
 		case connBody:
 			n := min(c.bodyLeft, int64(len(rest)))
 			at += int(n)
 			if c.bodyLeft -= n; c.bodyLeft == 0 {
-				c.state, c.limits.waits = connHead, notWaiting
+				c.end()
 			}
 		case connChunked:
 			_, used, err := c.chunks.next(rest)
@@ -101,7 +119,7 @@ func (c *conn) watch(p []byte) int {
 				return at
 			}
 			if c.chunks.done() {
-				c.state, c.limits.waits = connHead, notWaiting
+				c.end()
 			}
 		case connHead:
 			n := c.watchHead(rest)
@@ -115,6 +133,9 @@ func (c *conn) watch(p []byte) int {
 	}
 	return len(p)
 }
+
+// end is that of a request.
+func (c *conn) end() { c.state, c.ended, c.limits.waits = connHead, true, notWaiting }
 
 func (c *conn) refuse(fault string) {
 	c.owed = c.state == connHead
@@ -212,7 +233,7 @@ func (c *conn) wholeHead(head []byte) {
 	case h.length > 0:
 		c.state, c.bodyLeft = connBody, h.length
 	default:
-		c.state, c.limits.waits = connHead, notWaiting
+		c.end()
 	}
 }
 

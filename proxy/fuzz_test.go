@@ -81,8 +81,8 @@ func FuzzWatch(f *testing.F) {
 				if c.state == connFault {
 					return ok, c
 				}
-				if got != n {
-					t.Fatalf("%d of %d bytes without a fault", got, n)
+				if got != n && (got == 0 || !c.ended) {
+					t.Fatalf("%d of %d bytes without a fault, and no request ends there", got, n)
 				}
 			}
 			return ok, c
@@ -175,7 +175,7 @@ func FuzzAnswerHead(f *testing.F) {
 		if a.parse(head) != nil {
 			return
 		}
-		if a.n > len(a.passed) || a.status < 100 || a.status > 999 {
+		if a.status < 100 || a.status > 999 {
 			t.Fatalf("%+v", a)
 		}
 		r, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: "POST"})
@@ -198,7 +198,7 @@ func FuzzAnswerHead(f *testing.F) {
 		if a.keep && r.Close {
 			t.Fatalf("kept, and net/http closes: %q", head)
 		}
-		for _, p := range a.passed[:a.n] {
+		for _, p := range a.passed {
 			if lower := strings.ToLower(string(p.name)); strings.Contains(lower, "cookie") || strings.Contains(lower, "organization") {
 				t.Fatalf("%s passes", p.name)
 			}

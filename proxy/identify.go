@@ -19,10 +19,13 @@ const challenge = "Send it as \"Authorization: Bearer kt_live_…\"; ask your ad
 // to 4. The order is DESIGN §5's: credential, route and method, the rest.
 func (x *exchange) identify() error {
 	digest, err := x.credential()
-	if err != nil {
-		return err
+	if err == nil {
+		err = x.lookUp(digest)
 	}
-	if err := x.lookUp(digest); err != nil {
+	if err != nil {
+		if f, ok := err.(*refusal); ok && f.row.code == codeInvalidAPIKey {
+			x.reason, x.judged = abac.TokenUnknown, true
+		}
 		return err
 	}
 	x.ask = abac.Request{
@@ -37,7 +40,8 @@ func (x *exchange) identify() error {
 		x.ask.Team = deref(x.policy.Profile().Bindings.TeamID)
 	}
 	d := x.identified()
-	x.reason, x.judged = d.Reason, x.route != nil
+	// A call is decided once its model is known, or here, where it is denied.
+	x.reason, x.judged = d.Reason, x.route != nil && (d.Reason != abac.Allowed || x.route.action != abac.Execute)
 	var denied *refusal
 	if d.Reason != abac.Allowed {
 		denied = x.denial(d)

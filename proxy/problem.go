@@ -157,7 +157,7 @@ func (x *exchange) denial(d abac.Decision) *refusal {
 	case abac.TokenUnknown:
 		return refuse(codeInvalidAPIKey, "Incorrect API key provided: this gateway knows no such token. Ask your administrator for one.")
 	case abac.TokenRevoked:
-		return refuse("token_revoked", "Token %s was %s. Ask your administrator for a new one.", prof.ID, stopped(prof.Status))
+		return refuse("token_revoked", "Token %s was %s. Ask your administrator for a new one.", prof.ID, x.stopped())
 	case abac.TokenNotYetValid:
 		return refuse("token_not_yet_valid", "Token %s is not valid yet (not_before %s).", prof.ID, prof.NotBefore.UTC().Format("2006-01-02T15:04:05Z"))
 	case abac.TokenExpired:
@@ -185,8 +185,11 @@ func (x *exchange) denial(d abac.Decision) *refusal {
 	return refuse("profile_invalid", "The profile of token %s can't be used: %s. Ask your administrator to mend it.", prof.ID, p.Problem())
 }
 
-func stopped(s abac.Status) string {
-	if s == abac.Quarantined {
+func (x *exchange) stopped() string {
+	switch {
+	case x.entry.Stopped():
+		return "revoked or quarantined"
+	case x.policy.Profile().Status == abac.Quarantined:
 		return "quarantined"
 	}
 	return "revoked"

@@ -22,7 +22,9 @@ func (x *exchange) read() error {
 	}
 	if p := dialect.ReadChat(x.body, &x.call); p != nil {
 		f := refuse(p.Code, "%s", p.Message)
-		f.param = p.Param
+		if f.param = p.Param; containsToken([]byte(p.Param), x.rt.cfg.LegacyPrefixes) {
+			f.param = "(not repeated)"
+		}
 		return f
 	}
 	return nil

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -140,7 +142,7 @@ func (x *exchange) appendRequest(b []byte, up *upstream, edit dialect.Edit) []by
 		b = append(append(b, '?'), x.query...)
 	}
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), up.host...), '\r', '\n')
-	b = append(b, x.head.forward...)
+	b = up.appendForwarded(b, x.head.forward)
 	if !up.secret.Empty() {
 		b = append(append(append(b, "Authorization: Bearer "...), up.secret.Reveal()...), '\r', '\n')
 	}
@@ -163,6 +165,20 @@ func (x *exchange) appendRequest(b []byte, up *upstream, edit dialect.Edit) []by
 	var digits [room]byte
 	n := strconv.AppendInt(digits[:0], int64(len(b)-from), 10)
 	copy(b[at+room-len(n):at+room], n)
+	return b
+}
+
+// appendForwarded appends a client's header lines but those that the target's config sets.
+func (u *upstream) appendForwarded(b, lines []byte) []byte {
+	if len(u.names) == 0 {
+		return append(b, lines...)
+	}
+	for line := range bytes.SplitAfterSeq(lines, crlfcrlf[:2]) {
+		name, _, _ := bytes.Cut(line, []byte{':'})
+		if !slices.ContainsFunc(u.names, func(set string) bool { return foldsTo(name, set) }) {
+			b = append(b, line...)
+		}
+	}
 	return b
 }
 
@@ -269,7 +285,7 @@ func (x *exchange) setHead() {
 	} else {
 		h.SetNoDefaultContentType(true)
 	}
-	for _, p := range a.passed[:a.n] {
+	for _, p := range a.passed {
 		if !echoes(p.value) {
 			h.SetBytesKV(p.name, p.value)
 		}

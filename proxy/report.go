@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +26,11 @@ const (
 	// usesAReport bounds what one report asks of the control plane: with more tokens
 	// in use than that a token's last use is told every few reports, its latest.
 	usesAReport = 1000
-	// misplacedEvery is how often one misplaced token is logged and reported.
+	// misplacedEvery is how often one misplaced token is logged and noted.
 	misplacedEvery = time.Minute
+	// misplacedGap is more than the minute in which the control plane takes one of a
+	// gateway: the others wait here, each for its own.
+	misplacedGap = misplacedEvery + 2*time.Second
 )
 
 // usedWithin is how exact a last use is, in seconds.
@@ -98,6 +102,8 @@ type reporter struct {
 	mu        sync.Mutex
 	misplaced []record.Misplaced
 	noted     map[string]time.Time // digest → when it was last noted
+	// toldMisplaced is when one was last reported.
+	toldMisplaced time.Time
 }
 
 func newReporter(s *Server, o Options) *reporter {
@@ -150,7 +156,10 @@ func (r *reporter) send(signOff bool) {
 	}
 	report.LastUsed = r.s.used.take(uses)
 	r.mu.Lock()
-	report.Misplaced, r.misplaced = r.misplaced, nil
+	if len(r.misplaced) > 0 && time.Since(r.toldMisplaced) >= misplacedGap {
+		report.Misplaced, r.misplaced = r.misplaced[:1:1], r.misplaced[1:]
+		r.toldMisplaced = time.Now()
+	}
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
 	defer cancel()
@@ -158,8 +167,8 @@ func (r *reporter) send(signOff bool) {
 		r.s.log.Debug("report to the control plane", zap.Error(err))
 		r.s.used.putBack(report.LastUsed)
 		r.mu.Lock()
-		if len(r.misplaced)+len(report.Misplaced) < 1000 {
-			r.misplaced = append(r.misplaced, report.Misplaced...)
+		if len(report.Misplaced) > 0 {
+			r.misplaced, r.toldMisplaced = append(report.Misplaced, r.misplaced...), time.Time{}
 		}
 		r.mu.Unlock()
 	}
@@ -185,7 +194,8 @@ func (s *Server) noteMisplaced(x *exchange) {
 	}
 	s.log.Warn("misplaced credential: a gateway's runtime token was used on the data plane; rotate it",
 		zap.String("token_id", x.entry.ID), zap.String("client", client), zap.String("request_id", string(x.id[:])))
-	if r.to != nil && len(r.misplaced) < 1000 {
+	waits := slices.ContainsFunc(r.misplaced, func(m record.Misplaced) bool { return m.Digest == digest })
+	if r.to != nil && !waits && len(r.misplaced) < 1000 {
 		r.misplaced = append(r.misplaced, record.Misplaced{Digest: digest, Client: client, At: x.began})
 	}
 }

@@ -44,7 +44,8 @@ type upstream struct {
 	host        string // the Host header
 	path        string // of the base URL, without a trailing slash
 	secret      token.Secret
-	headers     string // configured ones, as header lines
+	headers     string   // configured ones, as header lines
+	names       []string // theirs, in lower case: a client's of the same name is not passed on
 	tls         *tls.Config
 	roots       *x509.CertPool // nil: the system's
 	resolver    *net.Resolver  // nil: the system's
@@ -95,6 +96,7 @@ func newUpstream(t *config.Target) (*upstream, error) {
 	var h strings.Builder
 	for k, v := range t.Headers {
 		h.WriteString(k + ": " + v + "\r\n")
+		up.names = append(up.names, strings.ToLower(k))
 	}
 	up.headers = h.String()
 	return up, nil

@@ -158,6 +158,9 @@ func (c *Cache) Peek(d *token.Digest, now time.Time) *Entry {
 	return nil
 }
 
+// Resize changes how many profiles the cache has room for; it is not less than 1.
+func (c *Cache) Resize(profiles int) { c.hot.resize(max(profiles, 1)) }
+
 // good says whether a hit may be served, and counts it then.
 func (c *Cache) good(e *Entry, now time.Time) bool {
 	if !c.freshEnough(e, now) || c.revocations.covers(e) {

@@ -33,7 +33,8 @@ type Entry struct {
 	From, Until int64  // what the profile says of its time, leeway taken off, in Unix nanoseconds: good from, and good before
 	Revision    int64  // of the profile
 
-	deny atomic.Pointer[Entry] // see denied
+	deny  atomic.Pointer[Entry] // see denied
+	after bool                  // it is what denied made
 }
 
 // Notes is what users of an entry keep with it, so that it lies where they look
@@ -102,6 +103,10 @@ func shardOf(id string) uint8 {
 // revoked says whether the profile itself tells that the token is stopped.
 func revoked(s abac.Status) bool { return s == abac.Revoked || s == abac.Quarantined }
 
+// Stopped says that all that is known is that the token was stopped: revoked, or
+// quarantined.
+func (e *Entry) Stopped() bool { return e.after }
+
 // denied returns the entry as a revocation that came after it leaves it: the same
 // token, revoked. Made once an entry.
 func (e *Entry) denied() *Entry {
@@ -114,6 +119,7 @@ func (e *Entry) denied() *Entry {
 	}
 	p.Status = abac.Revoked
 	d := newEntry(&p, e.Digest, e.Vouched)
+	d.after = true
 	e.deny.Store(d)
 	return d
 }

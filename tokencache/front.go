@@ -40,10 +40,19 @@ type bucket struct {
 // their bucket full. It begins small: what is spread over more memory than it fills
 // costs a look-up in the page tables as well.
 func newFront(profiles int) *front {
-	f := &front{most: 1 << bits.Len(uint(max(profiles/2, 1)-1))}
+	f := &front{most: mostBuckets(profiles)}
 	b := make([]bucket, min(least, f.most))
 	f.buckets.Store(&b)
 	return f
+}
+
+func mostBuckets(profiles int) int { return 1 << bits.Len(uint(max(profiles/2, 1)-1)) }
+
+// resize changes how far it may grow.
+func (f *front) resize(profiles int) {
+	f.mu.Lock()
+	f.most = mostBuckets(profiles)
+	f.mu.Unlock()
 }
 
 func tagOf(d *token.Digest) uint64 { return binary.LittleEndian.Uint64(d[16:24]) }

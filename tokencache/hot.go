@@ -161,6 +161,12 @@ func (h *hot) hits() uint64 {
 	return n
 }
 
+// resize changes how many entries there may be; more than that leave as others come.
+func (h *hot) resize(profiles int) {
+	h.set.UpdateMaxCost(int64(profiles))
+	h.front.resize(profiles)
+}
+
 // room is how many entries more fit without an eviction.
 func (h *hot) room() int64 { return max(h.set.RemainingCost(), 0) }
 

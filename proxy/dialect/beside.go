@@ -75,8 +75,7 @@ var fields = []field{
 var knowsAll = []string{"openai-compatible", "litellm"}
 
 // keptAnywhere are the keys that name stored objects wherever they stand in a message's
-// parts or in a tool, spelt just so: the providers that keep objects read no other.
-// hinted knows what they have in common.
+// parts or in a tool. hinted knows what they have in common.
 var keptAnywhere = []string{"file_id", "file_ids", "vector_store_ids", "container_id", "connector_id"}
 
 // plainTiers cost what the model's price says.
@@ -238,33 +237,53 @@ func (c *Call) lookInside(body []byte, messages, tools Span) *Problem {
 }
 
 var (
-	idMark     = []byte(`_id`) // in all of keptAnywhere, behind one of keepers
-	keepers    = [][]byte{[]byte("file"), []byte("store"), []byte("container"), []byte("connector")}
-	audioMark  = []byte(`udio"`) // without its start, which every key has
-	escapeMark = []byte(`\u00`)  // hides any other
+	// keepers stand before "_id" in all of keptAnywhere.
+	keepers = []string{"file", "store", "container", "connector"}
+	// escapeMark and longS may hide another spelling of a key.
+	escapeMark = []byte(`\u0`)
+	longS      = []byte("\u017f") // folds to s
 )
 
 // hinted says whether one of the keys that message and keyed look for may stand in a
-// body.
+// body, in whatever case.
 func hinted(body []byte) bool {
 	for rest := body; ; {
-		i := bytes.Index(rest, idMark)
-		if i < 0 {
+		i := bytes.IndexByte(rest, '_')
+		if i < 0 || i+2 >= len(rest) {
 			break
 		}
-		for _, k := range keepers {
-			if bytes.HasSuffix(rest[:i], k) {
-				return true
+		if rest[i+1]|0x20 == 'i' && rest[i+2]|0x20 == 'd' {
+			for _, k := range keepers {
+				if i >= len(k) && bytes.EqualFold(rest[i-len(k):i], []byte(k)) {
+					return true
+				}
 			}
 		}
-		rest = rest[i+len(idMark):]
+		rest = rest[i+1:]
 	}
-	return bytes.Contains(body, escapeMark) || bytes.Contains(body, audioMark)
+	return bytes.Contains(body, escapeMark) || bytes.Contains(body, longS) || spells(body, "audio")
 }
 
 // hintedTool is hinted, for what keyed looks for in tools alone.
-func hintedTool(tools []byte) bool {
-	return bytes.Contains(tools, []byte("odel")) || bytes.Contains(tools, []byte("ontainer"))
+func hintedTool(tools []byte) bool { return spells(tools, "model") || spells(tools, "container") }
+
+// spells says whether a lower-case word stands before a quote, in whatever case.
+func spells(b []byte, word string) bool {
+	n := len(word)
+	for _, last := range [2]byte{word[n-1], word[n-1] - 0x20} {
+		end := [2]byte{last, '"'} // rarer than a word's beginning
+		for rest := b; ; {
+			i := bytes.Index(rest, end[:])
+			if i < 0 {
+				break
+			}
+			if i >= n-1 && bytes.EqualFold(rest[i-n+1:i+1], []byte(word)) {
+				return true
+			}
+			rest = rest[i+1:]
+		}
+	}
+	return false
 }
 
 // finder walks JSON that is known to be sound.
@@ -318,9 +337,17 @@ func (w *finder) message() {
 			}
 			w.s.skip(0)
 		default:
+			w.mistaken(key, "messages", "content", "audio")
 			w.s.skip(0)
 		}
 	})
+}
+
+// mistaken refuses a key that some parsers take for one of names.
+func (w *finder) mistaken(key []byte, where string, names ...string) {
+	if name := mistaken(key, names...); name != "" && string(key) != name && w.problem == nil {
+		w.problem = ambiguous(name, where+".")
+	}
 }
 
 // schemas are where a caller's own names stand.
@@ -350,6 +377,10 @@ func (w *finder) keyed(where string, tool bool) {
 				}
 				w.s.skip(0)
 			default:
+				w.mistaken(key, where, keptAnywhere...)
+				if tool {
+					w.mistaken(key, where, "model", "container")
+				}
 				w.keyed(where, tool)
 			}
 		})

@@ -98,6 +98,28 @@ func TestAFieldThatSomeTakeForOneOfTheTableIsRefused(t *testing.T) {
 	}
 }
 
+// What a provider that folds keys would read is read in no message and no tool.
+func TestAKeyInsideThatSomeTakeForAnotherIsRefused(t *testing.T) {
+	t.Parallel()
+	for body, param := range map[string]string{
+		`"tools":[{"type":"x","Model":"other"}]`:                                          "tools.model",
+		`"tools":[{"type":"x","x":{"MODEL":"other"}}]`:                                    "tools.model",
+		`"tools":[{"type":"code_interpreter","Container":"c"}]`:                           "tools.container",
+		`"tools":[{"type":"file_search","Vector_Store_Ids":["v"]}]`:                       "tools.vector_store_ids",
+		`"tools":[{"type":"file_search","vector_\u017ftore_ids":["v"]}]`:                  "tools.vector_store_ids",
+		"\"tools\":[{\"type\":\"file_search\",\"vector_\u017ftore_ids\":[\"v\"]}]":        "tools.vector_store_ids",
+		`"messages":[{"role":"user","content":[{"type":"file","file":{"File_id":"f"}}]}]`: "messages.file_id",
+		`"messages":[{"role":"user","content":[{"type":"file","file":{"FILE_ID":"f"}}]}]`: "messages.file_id",
+		`"messages":[{"role":"user","Content":[{"type":"file","file":{"file_id":"f"}}]}]`: "messages.content",
+		`"messages":[{"role":"assistant","Audio":{"id":"a"}}]`:                            "messages.audio",
+	} {
+		var c Call
+		if p := ReadChat([]byte(`{"model":"m",`+body+`}`), &c); p == nil || p.Code != ambiguousKey || p.Param != param {
+			t.Errorf("%s: %+v", body, p)
+		}
+	}
+}
+
 func TestTooManyOrTooLongModelsBesideAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, value := range []string{
@@ -131,12 +153,14 @@ func TestAdaptersReadWhatTheirProvidersDo(t *testing.T) {
 func TestWhateverIsLookedForInsideIsHintedAt(t *testing.T) {
 	for _, k := range append([]string{"audio"}, keptAnywhere...) {
 		for _, before := range []string{"", "x_id", "_id_id_"} {
-			if body := `{"messages":[{"content":[{"` + before + `":1,"` + k + `":"x"}]}]}`; !hinted([]byte(body)) {
-				t.Errorf("%s is not", body)
+			for _, k := range []string{k, strings.ToUpper(k), strings.ToUpper(k[:1]) + k[1:], strings.Replace(k, "s", "\u017f", 1)} {
+				if body := `{"messages":[{"content":[{"` + before + `":1,"` + k + `":"x"}]}]}`; !hinted([]byte(body)) {
+					t.Errorf("%s is not", body)
+				}
 			}
 		}
 	}
-	for _, k := range []string{"model", "container"} {
+	for _, k := range []string{"model", "container", "Model", "MODEL", "containeR"} {
 		if !hintedTool([]byte(`[{"type":"x","` + k + `":"x"}]`)) {
 			t.Errorf("a tool's %s is not", k)
 		}

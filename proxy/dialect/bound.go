@@ -187,6 +187,8 @@ func (w *weigher) top(key string) {
 	case "functions":
 		w.toolsBegin()
 		w.structure()
+	case "simulator": // our own provider's: how it is to answer
+		w.structure()
 	case "response_format", "prediction", "tool_choice", "function_call", "chat_template_kwargs",
 		"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs":
 		w.structure()

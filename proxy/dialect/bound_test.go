@@ -203,3 +203,14 @@ func BenchmarkBound(b *testing.B) {
 		})
 	}
 }
+
+// How our own provider is to answer is no input from elsewhere, whatever its keys are called.
+func TestWhatTheSimulatorIsToldIsNoInputFromElsewhere(t *testing.T) {
+	b := boundOf(t, []byte(`{"model":"m","messages":[],"simulator":{"cached_tokens":4,"content":"my file","chunks":2}}`))
+	if b.Outside {
+		t.Error("it counts as input from outside")
+	}
+	if !boundOf(t, []byte(`{"model":"m","messages":[],"simulated":{"cached_tokens":4}}`)).Outside {
+		t.Error("another key of that kind does not")
+	}
+}
