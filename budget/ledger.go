@@ -124,6 +124,9 @@ func (l *Ledger) Upsert(records ...Record) {
 		}
 		a.rec.Store(&r)
 		a.forgive()
+		if old != nil && old.Limit != r.Limit {
+			l.refresh(a)
+		}
 		if old == nil || old.AppliesTo != r.AppliesTo || old.Mode != r.Mode || old.Unit != r.Unit {
 			l.generation.Add(1)
 		}
@@ -139,14 +142,23 @@ func (l *Ledger) Recall(r Recall) {
 	a.forgive()
 	known := false
 	for _, le := range a.leases {
-		if le.window == r.Window {
-			known = true
-			l.rise(le, r.Phase)
+		if le.window != r.Window {
+			continue
 		}
+		if known = true; r.Phase == le.phase { // not the phase has changed: what is left has
+			l.refresh(a)
+		}
+		l.rise(le, r.Phase)
 	}
 	if !known {
 		a.push(r)
 	}
+}
+
+// refresh has the next tick ask how a budget stands.
+func (l *Ledger) refresh(a *account) {
+	a.probe = true
+	l.wake()
 }
 
 // rise takes a phase that a push or an answer told.

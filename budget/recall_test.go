@@ -127,3 +127,45 @@ func TestAMarkRunsAStepAheadAndNoMore(t *testing.T) {
 		peak = max(peak, s.Spent+s.Held+s.Step)
 	}
 }
+
+// What is left is shown to callers: where it changed it is asked for, though nobody is in
+// need.
+func TestWhatIsLeftIsAskedForWhereItChanged(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(l *budget.Ledger)
+		asks   int
+	}{
+		{"a top-up tells the phase that is known", func(l *budget.Ledger) { l.Recall(budget.Recall{Budget: "day", Window: "w.0"}) }, 1},
+		{"another limit", func(l *budget.Ledger) {
+			r := day
+			r.Limit, r.Revision = 2000, 99
+			l.Upsert(r)
+		}, 1},
+		{"the same limit", func(l *budget.Ledger) {
+			r := day
+			r.Revision = 99
+			l.Upsert(r)
+		}, 0},
+		{"a window that is not known", func(l *budget.Ledger) { l.Recall(budget.Recall{Budget: "day", Window: "w.9"}) }, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &scripted{}
+				l := open(t, budget.Options{Authority: s}, day)
+				var h budget.Hold
+				if _, err := reserve(l, set(t, l, "day"), usd(10), &h); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(4 * time.Second) // between two heartbeats
+				before := s.made()
+				test.change(l)
+				time.Sleep(time.Second)
+				if got := s.made() - before; got != test.asks {
+					t.Errorf("%d calls, want %d", got, test.asks)
+				}
+				l.Kill()
+			})
+		})
+	}
+}

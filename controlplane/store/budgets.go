@@ -100,7 +100,7 @@ func (s *Store) budgets(ctx context.Context, q string, args ...any) (list []Budg
 // BudgetsOf returns the budgets of the org that have one of these ids, or apply to
 // all of the org, or to the team, unless it is "". They come by id; an id that no
 // budget has is left out.
-func (s *Store) BudgetsOf(ctx context.Context, org string, ids []string, team string) ([]budget.Record, error) {
+func (s *Store) BudgetsOf(ctx context.Context, org string, ids []string, team string) ([]Budget, error) {
 	args := []any{org}
 	// A union takes an index for each part, where one condition would read them all.
 	q := `SELECT ` + budgetColumns + ` FROM budgets WHERE org_id = $1 AND whole_org = 1`
@@ -116,15 +116,7 @@ func (s *Store) BudgetsOf(ctx context.Context, org string, ids []string, team st
 		}
 		q += `)`
 	}
-	list, err := s.budgets(ctx, q+` ORDER BY id`, args...)
-	if err != nil {
-		return nil, err
-	}
-	records := make([]budget.Record, len(list))
-	for i := range list {
-		records[i] = list[i].Record
-	}
-	return records, nil
+	return s.budgets(ctx, q+` ORDER BY id`, args...)
 }
 
 // PutBudget makes a budget, or changes its limit, mode and whom it applies to as a

@@ -126,9 +126,10 @@ func (c *counter) turn(now time.Time) {
 	c.turned, c.changed = true, true
 }
 
-// ease ends a shortage once there is enough again.
+// ease ends a shortage once there is enough again: for twice the need that was not met,
+// but a need that takes more than half of the limit would leave it short for ever.
 func (c *counter) ease(now time.Time) {
-	enough := max(1, c.lim/10, min(c.unmet, maxAmount/2)*2)
+	enough := max(1, c.lim/10, min(2*min(c.unmet, maxAmount/2), c.lim-c.lim/10))
 	if c.odd() && c.left() >= enough {
 		c.turn(now)
 	}

@@ -233,9 +233,9 @@ var leasing = []scenario{
 		b.is(b.need("s", math.MaxInt64, "b"), "b", fmt.Sprintf("0 %d 1 gone", left))
 		b.wait(time.Second)
 		b.is(b.need("s2", left-5, "b"), "b", fmt.Sprintf("%d 5 1 gone", left-5))
-		b.is(b.tell("s2", budget.Lease{Budget: "b", Window: today, Granted: left - 5, Returned: left - 5}), "b", fmt.Sprintf("%d %d 1 gone", left-5, left))
-		b.is(b.need("s2", left-5, "b"), "b", fmt.Sprintf("%d %d 1 gone", left-5, left)) // its total would not be counted
-		b.is(b.need("s3", left, "b"), "b", fmt.Sprintf("%d 0 1 gone", left))
+		b.is(b.tell("s2", budget.Lease{Budget: "b", Window: today, Granted: left - 5, Returned: left - 5}), "b", fmt.Sprintf("%d %d 2", left-5, left))
+		b.is(b.need("s2", left-5, "b"), "b", fmt.Sprintf("%d %d 3 gone", left-5, left)) // its total would not be counted
+		b.is(b.need("s3", left, "b"), "b", fmt.Sprintf("%d 0 3 gone", left))
 		b.tell("s3", budget.Lease{Budget: "b", Window: today, Granted: left, Spent: left, Overrun: math.MaxInt64})
 		b.stands("b", fmt.Sprintf("%d 0 0 0", int64(math.MaxInt64)))
 	}),
