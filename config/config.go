@@ -36,6 +36,8 @@ type Config struct {
 	bundles  []bundleUse
 	warnings Problems
 
+	tokenless int // line of the control plane that comes without a token; 0: none does
+
 	targets  map[string]*Target
 	names    map[string]*Model
 	patterns []*Model // longest literal prefix first, then the file's order

@@ -51,9 +51,7 @@ func (c *Config) derive() {
 	c.setDataDir(c.DataDir)
 	if cp := &c.ControlPlane; cp.URL != "" {
 		cp.URL = trimURL(cp.URL)
-		if cp.Token == nil {
-			c.defaultToken(0)
-		}
+		c.settleToken(0)
 	}
 }
 

@@ -1,13 +1,16 @@
 package config
 
 import (
+	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 )
 
-// TokenEnv is the variable that holds the runtime token where the file names no
-// other place.
+// TokenEnv is the variable that holds the runtime token. Where it is set, or its
+// FILE form, it wins over the file's reference.
 const TokenEnv = "KEEPTRUSTS_API_TOKEN"
 
 const (
@@ -15,12 +18,30 @@ const (
 	tokenForm = "token: {secret_key_ref: {env: NAME}} or token: {secret_key_ref: {file: PATH}}"
 )
 
-// defaultToken refers to the environment's runtime token, where the file has no
-// reference of its own.
-func (c *Config) defaultToken(line int) {
-	ref := &SecretRef{Env: TokenEnv}
-	c.ControlPlane.Token = ref
-	c.secrets = append(c.secrets, secretUse{ref, line, "control_plane.token"})
+// settleToken refers to the environment's runtime token, where there is one or the
+// file has no reference of its own.
+func (c *Config) settleToken(line int) {
+	cp := &c.ControlPlane
+	if cp.Token != nil && (cp.Token.Env == TokenEnv || !tokenInEnv()) {
+		return
+	}
+	// What nobody will resolve is neither watched nor warned of.
+	c.secrets = slices.DeleteFunc(c.secrets, func(s secretUse) bool { return s.ref == cp.Token })
+	cp.Token = &SecretRef{Env: TokenEnv}
+	c.secrets = append(c.secrets, secretUse{cp.Token, line, "control_plane.token"})
+}
+
+func tokenInEnv() bool { return os.Getenv(TokenEnv) != "" || os.Getenv(TokenEnv+"_FILE") != "" }
+
+// MissingToken is Problems where the file names a control plane, and neither it nor
+// the environment a runtime token. A gateway can't start then; to all else the file
+// is valid.
+func (c *Config) MissingToken() error {
+	if c.tokenless == 0 || tokenInEnv() {
+		return nil
+	}
+	return Problems{{File: c.file, Line: c.tokenless, Path: "control_plane.token",
+		Message: fmt.Sprintf("missing; a control plane wants a runtime token: %s, or set %s", tokenForm, TokenEnv)}}
 }
 
 // secretRef reads {env: NAME} or {file: PATH}. What it finds instead may be the

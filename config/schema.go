@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -189,11 +188,9 @@ func (r *reader) together(c *Config) {
 			r.add(r.line("control_plane.url"), "control_plane.url", "%s", problem)
 		}
 		if _, ok := r.lines["control_plane.token"]; !ok {
-			line := r.line("control_plane.url")
-			if c.defaultToken(line); os.Getenv(TokenEnv) == "" && os.Getenv(TokenEnv+"_FILE") == "" {
-				r.add(line, "control_plane.token", "missing; a control plane wants a runtime token: %s, or set %s", tokenForm, TokenEnv)
-			}
+			c.tokenless = r.line("control_plane.url")
 		}
+		c.settleToken(r.lineOf("control_plane.token", "control_plane.url"))
 	}
 	if cp.MaxStale < cp.FreshFor {
 		r.add(r.lineOf("control_plane.max_stale", "control_plane.fresh_for"), "control_plane.max_stale",

@@ -58,21 +58,56 @@ func TestSecretsAreReadWhereTheirReferencePoints(t *testing.T) {
 }
 
 func TestTheRuntimeTokenMayComeFromTheEnvironmentAlone(t *testing.T) {
-	const src = `control_plane: {url: "https://c.example"}`
-	if _, err := Parse("f", []byte(src)); err == nil || !strings.Contains(err.Error(), "f:1: control_plane.token: missing") {
+	c := parse(t, `control_plane: {url: "https://c.example"}`)
+	if err := c.MissingToken(); err == nil || !strings.HasPrefix(err.Error(), "gateway.yaml:1: control_plane.token: missing; a control plane wants a runtime token: ") {
 		t.Errorf("without a token: %v", err)
 	}
+	const want = "gateway.yaml:1: warning: control_plane.token: environment variable KEEPTRUSTS_API_TOKEN is not set (nor KEEPTRUSTS_API_TOKEN_FILE)"
+	if w := c.Warnings(); len(w) != 1 || w[0].String() != want {
+		t.Errorf("without a token: %v", w)
+	}
 	t.Setenv(TokenEnv, "kt-whatever")
-	c := parse(t, src)
 	if s, err := c.ControlPlane.Token.Resolve(); s != "kt-whatever" || err != nil {
 		t.Errorf("%q %v", s, err)
 	}
-	if w := c.Warnings(); len(w) != 0 {
-		t.Errorf("%v", w)
+	if w, err := c.Warnings(), c.MissingToken(); len(w) != 0 || err != nil {
+		t.Errorf("%v %v", w, err)
 	}
-	c = parse(t, `control_plane: {url: "https://c.example", token: {secret_key_ref: {env: CONFIG_TEST_OTHER}}}`)
-	if c.ControlPlane.Token.Env != "CONFIG_TEST_OTHER" || len(c.Warnings()) != 1 {
-		t.Errorf("the file's own reference holds: %v %v", c.ControlPlane.Token, c.Warnings())
+}
+
+func TestTheRuntimeTokenOfTheEnvironmentWinsOverTheFile(t *testing.T) {
+	const variable = "environment variable " + TokenEnv
+	for _, tt := range []struct {
+		name, token       string
+		env, envFile, url string // url: the control plane that a flag names
+		want              string
+		warnings          int
+	}{
+		{name: "the variable over a variable of the file", token: "env: CONFIG_TEST_OTHER", env: "x", want: variable},
+		{name: "over a file of the file", token: "file: none", env: "x", want: variable},
+		{name: "over the file, at a control plane named by a flag", token: "file: none", env: "x", url: "https://d.example", want: variable},
+		{name: "in its FILE form", token: "file: none", envFile: "testdata/ca.pem", want: variable, warnings: 1}, // no token, but what counts
+		{name: "empty: the file's own reference holds", token: "env: CONFIG_TEST_OTHER", want: "environment variable CONFIG_TEST_OTHER", warnings: 1},
+		{name: "empty, at a control plane named by a flag", token: "file: none", url: "https://d.example", want: "file none", warnings: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv(TokenEnv, tt.env)
+			t.Setenv(TokenEnv+"_FILE", tt.envFile)
+			url := `url: "https://c.example", `
+			if tt.url != "" {
+				url = ""
+			}
+			c := parse(t, "control_plane: {"+url+"token: {secret_key_ref: {"+tt.token+"}}}")
+			if tt.url != "" {
+				if err := c.Override("control_plane.url", tt.url); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w := c.Warnings()
+			if got := c.ControlPlane.Token.String(); got != tt.want || len(w) != tt.warnings || c.MissingToken() != nil {
+				t.Errorf("got %s, %v, %v", got, w, c.MissingToken())
+			}
+		})
 	}
 }
 

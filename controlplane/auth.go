@@ -54,7 +54,7 @@ func (s *Server) identify(r *http.Request) (caller, error) {
 	if subtle.ConstantTimeCompare(digest[:], s.admin[:]) == 1 && !s.locked {
 		return caller{admin: true}, nil
 	}
-	if !token.WellFormed([]byte(secret.Reveal()), s.legacy) {
+	if !token.WellFormed([]byte(secret.Reveal()), s.legacyPrefixes()) {
 		return caller{}, errUnknownKey
 	}
 	t, _, err := s.store.ByDigest(r.Context(), digest)
@@ -108,7 +108,7 @@ func (s *Server) queryHoldsToken(query string) bool {
 }
 
 // holdsToken says whether a text holds a string of a token's form.
-func (s *Server) holdsToken(text string) bool { return holdsToken(text, s.legacy) }
+func (s *Server) holdsToken(text string) bool { return holdsToken(text, s.legacyPrefixes()) }
 
 func holdsToken(text string, legacy []string) bool {
 	holds := func(prefix string, length int) bool {

@@ -106,6 +106,10 @@ func TestABudgetIsAnsweredWhole(t *testing.T) {
 		if got := p.must(200, "GET", "/v1/budgets/b_"+tt.window, nil); !reflect.DeepEqual(got.body, a.body) {
 			t.Errorf("shown: %v\nwant %v", got.body, a.body)
 		}
+		id, _ := p.mint("general", fields{"budgets": []fields{{"id": "b_" + tt.window}}})
+		if got := p.must(200, "GET", "/v1/budgets?token_id="+id, nil).body["data"]; !reflect.DeepEqual(got, []any{a.body}) {
+			t.Errorf("as a token's: %v\nwant %v", got, a.body)
+		}
 	}
 	var got []string
 	for cursor := ""; ; {

@@ -124,15 +124,25 @@ func (c *Client) Report(ctx context.Context, r record.Report) error {
 
 // Whoami returns the profile of the client's own token.
 func (c *Client) Whoami(ctx context.Context) (*abac.Profile, error) {
-	var p abac.Profile
-	if err := c.Call(ctx, http.MethodGet, "/v1/whoami", nil, &p); err != nil {
+	var answer json.RawMessage
+	if err := c.Call(ctx, http.MethodGet, "/v1/whoami", nil, &answer); err != nil {
 		return nil, c.unmask(ctx, err)
 	}
-	if p.ID == "" {
-		return nil, errStranger("an answer without a profile")
+	var admin struct {
+		Administrator bool `json:"administrator"`
+	}
+	if json.Unmarshal(answer, &admin) == nil && admin.Administrator {
+		return nil, ErrAdministrator
+	}
+	var p abac.Profile
+	if err := json.Unmarshal(answer, &p); err != nil || p.ID == "" {
+		return nil, &StrangerError{Status: http.StatusOK, what: "an answer without a profile"}
 	}
 	return &p, nil
 }
+
+// ErrAdministrator is the answer to the admin token, which is nobody's profile.
+var ErrAdministrator = errors.New("this is the control plane's admin token")
 
 // Call makes one call: in, unless nil, is sent as JSON, out, unless nil, is filled
 // from the answer's. path begins with /v1/ and may have a query. A refusal is an *APIError.

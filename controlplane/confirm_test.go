@@ -46,7 +46,7 @@ func TestStoppingATokenWaitsForThoseWhoWatchAndNamesTheOthers(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
 		follow      map[string]time.Duration // by gateway/instance
-		silent      []string                 // that resolved once, and do not watch
+		silent      []string                 // that reported once, and do not watch
 		confirmed   float64
 		unconfirmed []string
 		least, most time.Duration
@@ -65,7 +65,7 @@ func TestStoppingATokenWaitsForThoseWhoWatchAndNamesTheOthers(t *testing.T) {
 			}
 			for _, name := range tt.silent {
 				c, _ := p.gateway(name[:2], name[3:])
-				if _, err := c.Whoami(context.Background()); err != nil {
+				if err := c.Report(context.Background(), record.Report{Instance: name[3:], MaxStale: time.Hour}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -99,7 +99,7 @@ func TestAnInstanceThatCameAfterwardsIsNotWaitedFor(t *testing.T) {
 	go func() {
 		time.Sleep(100 * time.Millisecond)
 		c, _ := p.gateway("g2", "late")
-		_, _ = c.Whoami(context.Background())
+		_ = c.Report(context.Background(), record.Report{Instance: "late", MaxStale: time.Hour})
 	}()
 	a := p.must(200, "POST", "/v1/tokens/"+id+"/revoke", nil)
 	if a.body["confirmed"] != 1.0 || len(a.body["unconfirmed"].([]any)) != 0 {

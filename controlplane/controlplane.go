@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,7 +42,7 @@ type Options struct {
 	Log        *zap.Logger           // nil: none
 	Now        func() time.Time      // nil: time.Now
 	Registerer prometheus.Registerer // nil: no metrics
-	// LegacyPrefixes are those of opaque keys that are taken as tokens.
+	// LegacyPrefixes are those of opaque keys that are taken as tokens; see SetLegacyPrefixes.
 	LegacyPrefixes []string
 }
 
@@ -53,7 +54,7 @@ type Server struct {
 	locked  bool // there is no admin token: nobody is the administrator
 	log     *zap.Logger
 	now     func() time.Time
-	legacy  []string
+	legacy  atomic.Pointer[[]string]
 	routes  []route
 	metrics metrics
 	heard   hearing
@@ -82,10 +83,11 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		store: o.Store, admin: o.AdminToken.Digest(), locked: o.AdminToken.Empty(),
-		log: o.Log, now: o.Now, legacy: o.LegacyPrefixes, routes: routes(),
+		log: o.Log, now: o.Now, routes: routes(),
 		hub: newHub(), told: newTelling(), patience: writeWithin,
 		snapshots: make(chan struct{}, snapshotsAtOnce), turn: snapshotTurn,
 	}
+	s.SetLegacyPrefixes(o.LegacyPrefixes)
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}
@@ -101,6 +103,12 @@ func New(o Options) (*Server, error) {
 	}
 	return s, nil
 }
+
+// SetLegacyPrefixes takes other prefixes than Options had, in effect at once. The list
+// must not change afterwards.
+func (s *Server) SetLegacyPrefixes(prefixes []string) { s.legacy.Store(&prefixes) }
+
+func (s *Server) legacyPrefixes() []string { return *s.legacy.Load() }
 
 // Handler serves /v1/…, /healthz and /readyz.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }

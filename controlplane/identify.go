@@ -76,13 +76,9 @@ func (s *Server) budgetsOf(ctx context.Context, p *abac.Profile) ([]budgetAnswer
 	if p.Bindings.TeamID != nil {
 		team = *p.Bindings.TeamID
 	}
-	records, err := s.store.BudgetsOf(ctx, p.OrgID, ids, team)
+	list, err := s.store.BudgetsOf(ctx, p.OrgID, ids, team)
 	if err != nil {
 		return nil, err
-	}
-	list := make([]store.Budget, len(records))
-	for i, r := range records {
-		list[i] = store.Budget{OrgID: p.OrgID, Record: r}
 	}
 	return s.standings(ctx, p.OrgID, list)
 }

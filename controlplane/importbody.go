@@ -86,7 +86,7 @@ func (s *Server) readWanted(l importLine) (wanted, error) {
 	if l.long {
 		return w, refuse("body_too_large", "The line is longer than %d bytes.", maxImportLine)
 	}
-	o, problem := readObject(l.raw, s.legacy)
+	o, problem := readObject(l.raw, s.legacyPrefixes())
 	if problem != nil {
 		return w, problem
 	}

@@ -164,13 +164,16 @@ func known(o object, path string, keys ...string) error {
 				return refuse("ambiguous_key", "The key must be spelt %s.", k).at(join(path, name))
 			}
 		}
-		allowed := "none here"
-		if len(keys) > 0 {
-			allowed = strings.Join(keys, ", ")
-		}
-		return refuse("unknown_parameter", "Unknown key; allowed: %s.", allowed).at(join(path, name))
+		return refuse("unknown_parameter", "Unknown key; allowed: %s.", allowed(keys)).at(join(path, name))
 	}
 	return nil
+}
+
+func allowed(names []string) string {
+	if len(names) == 0 {
+		return "none here"
+	}
+	return strings.Join(names, ", ")
 }
 
 // text takes a string; absent or null is "".

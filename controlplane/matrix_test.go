@@ -132,6 +132,44 @@ func TestEveryProfileCanDoWhatTheMatrixSaysAndNothingElse(t *testing.T) {
 	}
 }
 
+// A parameter that is not understood may have been meant to restrain.
+func TestAnUnknownParameterIsRefusedEverywhereAndChangesNothing(t *testing.T) {
+	p := newPlane(t)
+	bearers := map[who]string{administrator: adminToken, runtime: p.callerNamed("runtime"), integration: p.callerNamed("integration")}
+	id, _ := p.mint("general", nil)
+	budget := fields{"unit": "usd", "window": "day", "limit": "1"}
+	p.must(201, "PUT", "/v1/teams/"+id, nil)
+	p.must(201, "PUT", "/v1/gateways/"+id, nil)
+	p.must(201, "PUT", "/v1/budgets/"+id, budget)
+	bodies := map[string]fields{
+		"POST /v1/tokens":              {"name": "n", "purpose": "general"},
+		"PUT /v1/budgets/{id}":         budget,
+		"POST /v1/budgets/{id}/top-up": {"amount": "1", "key": "k"},
+	}
+	things := func() string {
+		return p.must(200, "GET", "/v1/tokens", nil).raw + p.must(200, "GET", "/v1/budgets/"+id, nil).raw +
+			p.must(200, "GET", "/v1/teams/"+id, nil).raw + gateway(p, id)
+	}
+	before := things()
+	for _, r := range routes() {
+		bearer := bearers[r.open&-r.open]
+		for query, want := range map[string]string{"dry_run=1": "unknown_parameter dry_run", "dry_run": "unknown_parameter dry_run", "a=%zz": "invalid_request "} {
+			body := bodies[r.method+" "+r.path]
+			if body == nil {
+				body = fields{}
+			}
+			a := p.call(bearer, r.method, strings.ReplaceAll(r.path, "{id}", id)+"?"+query, body)
+			if got := a.code() + " " + a.param(); a.status != 400 || got != want {
+				t.Errorf("%s %s?%s: got %d %s, want 400 %s", r.method, r.path, query, a.status, got, want)
+			}
+		}
+	}
+	if after := things(); after != before {
+		t.Errorf("a refused call changed something:\n%s\n%s", before, after)
+	}
+	p.must(200, "GET", "/v1/tokens/"+id+"?", nil) // an empty query has none
+}
+
 // gateway is what is answered of a record, if there is one.
 func gateway(p *plane, id string) string { return p.admin("GET", "/v1/gateways/"+id, nil).raw }
 

@@ -159,6 +159,10 @@ func mergedBindings(b abac.Bindings, v any) (abac.Bindings, error) {
 	if !ok {
 		return bindings(v)
 	}
+	// Before the merge, where null takes an unknown key away.
+	if err := knownBindings(change); err != nil {
+		return b, err
+	}
 	raw, err := json.Marshal(b)
 	if err != nil {
 		panic("BUG: bindings do not encode: " + err.Error())

@@ -34,19 +34,13 @@ type Resolved struct {
 	Head    int64           `json:"head"`    // the revision of the moment
 }
 
+// whoami hears no instance: one that asks who it is holds no token yet, and if its start
+// fails it never signs off.
 func (s *Server) whoami(c *call) (int, any, error) {
 	if c.who.admin {
 		return http.StatusOK, map[string]bool{"administrator": true}, nil
 	}
-	p := c.who.token.Profile
-	if p.Purpose == abac.GatewayRuntime && c.r.Header.Get(headerInstance) != "" {
-		i, err := s.instanceFrom(c)
-		if err != nil {
-			return 0, nil, err
-		}
-		s.hear(c.r.Context(), i)
-	}
-	return http.StatusOK, p, nil
+	return http.StatusOK, c.who.token.Profile, nil
 }
 
 func (s *Server) resolveToken(c *call) (int, any, error) {
@@ -123,7 +117,12 @@ func (s *Server) recordsOf(ctx context.Context, p *abac.Profile, gateway string)
 	if p.Bindings.TeamID != nil {
 		team = *p.Bindings.TeamID
 	}
-	return s.store.BudgetsOf(ctx, p.OrgID, ids, team)
+	list, err := s.store.BudgetsOf(ctx, p.OrgID, ids, team)
+	records := make([]budget.Record, len(list))
+	for i := range list {
+		records[i] = list[i].Record
+	}
+	return records, err
 }
 
 // reduced is what a gateway may know of a token that is bound to another one:

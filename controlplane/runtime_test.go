@@ -65,6 +65,32 @@ func TestWhoamiIsTheProfileAtTopLevel(t *testing.T) {
 	}
 }
 
+// A start that fails has asked who it is, and can never sign off.
+func TestOnlyWhoMayHoldATokenIsAnInstance(t *testing.T) {
+	for _, tt := range []struct {
+		name, method, path string
+		body               any
+		want               string
+	}{
+		{"whoami is none", "GET", "/v1/whoami", nil, "[]"},
+		{"a report", "POST", "/v1/runtime/report", fields{"instance": "i"}, "[gw]"},
+		{"a watch that ended", "GET", "/v1/runtime/watch", nil, "[gw]"},
+		{"a look-up", "POST", "/v1/runtime/resolve", fields{"sha256": sha("x")}, "[gw]"},
+		{"a snapshot", "GET", "/v1/runtime/snapshot", nil, "[gw]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPlane(t)
+			_, runtime := p.mint("gateway_runtime", fields{"gateway_id": "gw"})
+			if a := p.call(runtime, tt.method, tt.path, tt.body, "X-Keeptrusts-Instance", "i", "X-Keeptrusts-Max-Stale", "10m"); a.status >= 400 && a.code() != "token_not_found" {
+				t.Fatalf("%d %s", a.status, a.raw)
+			}
+			if got := p.unconfirmed(); got != tt.want {
+				t.Errorf("unconfirmed %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 // unconfirmed stops a new token and returns the gateways that the answer names.
 func (p *plane) unconfirmed() string {
 	p.t.Helper()

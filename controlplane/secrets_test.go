@@ -97,7 +97,7 @@ func TestNoTokenIsInTheDatabaseOrTheLog(t *testing.T) {
 func TestAPanicIsAnErrorInShape(t *testing.T) {
 	p := newPlane(t)
 	secret := token.Mint().Reveal()
-	p.server.routes = append(p.server.routes, route{"GET", "/v1/panic", administrator, false, func(*Server, *call) (int, any, error) {
+	p.server.routes = append(p.server.routes, route{"GET", "/v1/panic", administrator, nothing, func(*Server, *call) (int, any, error) {
 		panic("with " + secret)
 	}})
 	a := p.admin("GET", "/v1/panic", nil)

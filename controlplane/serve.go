@@ -40,45 +40,54 @@ type route struct {
 	method  string
 	path    string // "{id}" stands for one segment
 	open    who
-	takes   bool // a body is required; else none or an object may come
+	takes   takes
 	handler func(*Server, *call) (status int, answer any, err error)
 }
 
+// takes is what an endpoint may be sent beside its path.
+type takes int
+
+const (
+	nothing   takes = 0
+	withBody  takes = 1 // it is required; else none or an object may come
+	withQuery takes = 2 // the handler reads the parameters; else none may come
+)
+
 func routes() []route {
 	return []route{
-		{"POST", "/v1/tokens", administrator, true, (*Server).createToken},
-		{"GET", "/v1/tokens", administrator, false, (*Server).listTokens},
-		{"POST", "/v1/tokens/identify", administrator, true, (*Server).identifyToken},
-		{"POST", "/v1/tokens/import", administrator, false, (*Server).importTokens},
-		{"GET", "/v1/tokens/{id}", administrator, false, (*Server).showToken},
-		{"PATCH", "/v1/tokens/{id}", administrator, true, (*Server).patchToken},
-		{"DELETE", "/v1/tokens/{id}", administrator, false, (*Server).revokeToken},
-		{"POST", "/v1/tokens/{id}/rotate", administrator, false, (*Server).rotateToken},
-		{"POST", "/v1/tokens/{id}/revoke", administrator, false, (*Server).revokeToken},
-		{"POST", "/v1/tokens/{id}/quarantine", administrator, false, (*Server).quarantineToken},
-		{"POST", "/v1/tokens/{id}/release", administrator, false, (*Server).releaseToken},
-		{"GET", "/v1/budgets", administrator, false, (*Server).listBudgets},
-		{"GET", "/v1/budgets/{id}", administrator, false, (*Server).showBudget},
-		{"PUT", "/v1/budgets/{id}", administrator, true, (*Server).putBudget},
-		{"POST", "/v1/budgets/{id}/top-up", administrator, true, (*Server).topUpBudget},
-		{"GET", "/v1/teams", administrator, false, (*Server).listTeams},
-		{"GET", "/v1/teams/{id}", administrator, false, (*Server).showTeam},
-		{"PUT", "/v1/teams/{id}", administrator, false, (*Server).putTeam},
-		{"DELETE", "/v1/teams/{id}", administrator, false, (*Server).deleteTeam},
-		{"GET", "/v1/usage", administrator, false, (*Server).listUsage},
-		{"GET", "/v1/gateways", administrator, false, (*Server).listGateways},
-		{"GET", "/v1/gateways/{id}", administrator, false, (*Server).showGateway},
-		{"PUT", "/v1/gateways/{id}", administrator, false, (*Server).putGateway},
-		{"DELETE", "/v1/gateways/{id}", administrator, false, (*Server).deleteGateway},
-		{"GET", "/v1/audit", administrator, false, (*Server).listAudit},
-		{"GET", "/v1/whoami", administrator | runtime | integration, false, (*Server).whoami},
-		{"GET", "/v1/whoami/usage", integration, false, (*Server).ownUsage},
-		{"POST", "/v1/runtime/resolve", runtime, true, (*Server).resolveToken},
-		{"GET", "/v1/runtime/snapshot", runtime, false, (*Server).tellSnapshot},
-		{"GET", "/v1/runtime/watch", runtime, false, (*Server).watchRuntime},
-		{"POST", "/v1/runtime/report", runtime, true, (*Server).takeReport},
-		{"POST", "/v1/runtime/leases", runtime, true, (*Server).leaseMoney},
-		{"POST", "/v1/runtime/settlements", runtime, true, (*Server).settleMoney},
+		{"POST", "/v1/tokens", administrator, withBody, (*Server).createToken},
+		{"GET", "/v1/tokens", administrator, withQuery, (*Server).listTokens},
+		{"POST", "/v1/tokens/identify", administrator, withBody, (*Server).identifyToken},
+		{"POST", "/v1/tokens/import", administrator, nothing, (*Server).importTokens},
+		{"GET", "/v1/tokens/{id}", administrator, nothing, (*Server).showToken},
+		{"PATCH", "/v1/tokens/{id}", administrator, withBody, (*Server).patchToken},
+		{"DELETE", "/v1/tokens/{id}", administrator, nothing, (*Server).revokeToken},
+		{"POST", "/v1/tokens/{id}/rotate", administrator, nothing, (*Server).rotateToken},
+		{"POST", "/v1/tokens/{id}/revoke", administrator, nothing, (*Server).revokeToken},
+		{"POST", "/v1/tokens/{id}/quarantine", administrator, nothing, (*Server).quarantineToken},
+		{"POST", "/v1/tokens/{id}/release", administrator, nothing, (*Server).releaseToken},
+		{"GET", "/v1/budgets", administrator, withQuery, (*Server).listBudgets},
+		{"GET", "/v1/budgets/{id}", administrator, withQuery, (*Server).showBudget},
+		{"PUT", "/v1/budgets/{id}", administrator, withBody | withQuery, (*Server).putBudget},
+		{"POST", "/v1/budgets/{id}/top-up", administrator, withBody | withQuery, (*Server).topUpBudget},
+		{"GET", "/v1/teams", administrator, withQuery, (*Server).listTeams},
+		{"GET", "/v1/teams/{id}", administrator, withQuery, (*Server).showTeam},
+		{"PUT", "/v1/teams/{id}", administrator, withQuery, (*Server).putTeam},
+		{"DELETE", "/v1/teams/{id}", administrator, withQuery, (*Server).deleteTeam},
+		{"GET", "/v1/usage", administrator, withQuery, (*Server).listUsage},
+		{"GET", "/v1/gateways", administrator, withQuery, (*Server).listGateways},
+		{"GET", "/v1/gateways/{id}", administrator, withQuery, (*Server).showGateway},
+		{"PUT", "/v1/gateways/{id}", administrator, withQuery, (*Server).putGateway},
+		{"DELETE", "/v1/gateways/{id}", administrator, withQuery, (*Server).deleteGateway},
+		{"GET", "/v1/audit", administrator, withQuery, (*Server).listAudit},
+		{"GET", "/v1/whoami", administrator | runtime | integration, nothing, (*Server).whoami},
+		{"GET", "/v1/whoami/usage", integration, withQuery, (*Server).ownUsage},
+		{"POST", "/v1/runtime/resolve", runtime, withBody, (*Server).resolveToken},
+		{"GET", "/v1/runtime/snapshot", runtime, withQuery, (*Server).tellSnapshot},
+		{"GET", "/v1/runtime/watch", runtime, withQuery, (*Server).watchRuntime},
+		{"POST", "/v1/runtime/report", runtime, withBody, (*Server).takeReport},
+		{"POST", "/v1/runtime/leases", runtime, withBody, (*Server).leaseMoney},
+		{"POST", "/v1/runtime/settlements", runtime, withBody, (*Server).settleMoney},
 	}
 }
 
@@ -123,7 +132,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, n, answer)
 }
 
-// handle is the straight line: credential, route and method, profile, body, endpoint.
+// handle is the straight line: credential, route and method, profile, query, body, endpoint.
 func (s *Server) handle(c *call) (int, any, error) {
 	if !strings.HasPrefix(c.r.RequestURI, "/") && c.r.RequestURI != "" {
 		return 0, nil, refuse("invalid_request", "The request target must be a path.")
@@ -137,6 +146,12 @@ func (s *Server) handle(c *call) (int, any, error) {
 	}
 	if err := s.authorise(c.who, c.route.open); err != nil {
 		return 0, nil, err
+	}
+	// What is not understood may have been meant to restrain: dry_run revokes nothing.
+	if c.route.takes&withQuery == 0 {
+		if _, err := query(c); err != nil {
+			return 0, nil, err
+		}
 	}
 	if !c.route.lines() {
 		if err := s.readBody(c); err != nil {
@@ -254,7 +269,7 @@ func (s *Server) readBody(c *call) error {
 		return refuse("invalid_request", "The body could not be read to its end.")
 	}
 	if len(raw) == 0 {
-		if c.route.takes {
+		if c.route.takes&withBody != 0 {
 			return refuse("invalid_json", "The body is empty; send a JSON object.")
 		}
 		return nil
@@ -265,7 +280,7 @@ func (s *Server) readBody(c *call) error {
 			return refuse("unsupported_media_type", "The body must be application/json.")
 		}
 	}
-	o, problem := readObject(raw, s.legacy)
+	o, problem := readObject(raw, s.legacyPrefixes())
 	if problem != nil {
 		return problem
 	}

@@ -12,6 +12,7 @@ import (
 type StrangerError struct {
 	Status    int  // of the answer, where its form is what was met; else 0
 	DataPlane bool // it is that of a gateway
+	NoHTTP    bool // it speaks another protocol
 	what      string
 }
 
@@ -25,6 +26,9 @@ func errStranger(what string) error { return &StrangerError{what: what} }
 // plane's is: there a gateway's own token is of the wrong purpose, or unknown.
 func (c *Client) unmask(ctx context.Context, refusal error) error {
 	var api *APIError
+	if strings.Contains(refusal.Error(), "malformed HTTP") { // net/http has no other sign of it
+		return &StrangerError{NoHTTP: true, what: "it does not speak HTTP"}
+	}
 	if !errors.As(refusal, &api) || api.Status != http.StatusUnauthorized && api.Status != http.StatusForbidden {
 		return refusal
 	}

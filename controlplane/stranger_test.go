@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -48,6 +49,37 @@ func TestADataPlanesRefusalIsNotTakenForAControlPlanes(t *testing.T) {
 				t.Errorf("told as %v", err)
 			}
 		})
+	}
+	for answer, what := range map[string]func(error) bool{
+		"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}": func(err error) bool {
+			var other *StrangerError
+			return errors.As(err, &other) && other.Status == 200
+		},
+		"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n{\"administrator\":true}": func(err error) bool { return errors.Is(err, ErrAdministrator) },
+		"SSH-2.0-x\r\n": func(err error) bool {
+			var other *StrangerError
+			return errors.As(err, &other) && other.NoHTTP
+		},
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = io.WriteString(c, answer)
+				_ = c.Close()
+			}
+		}()
+		if _, err := client(t, ClientOptions{URL: "http://" + ln.Addr().String()}, "s").Whoami(context.Background()); !what(err) {
+			t.Errorf("%q: %v", answer, err)
+		}
+		_ = ln.Close()
 	}
 	p := newPlane(t)
 	_, general := p.mint("general", nil)

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -126,15 +127,19 @@ func newProfile(o object) (abac.Profile, error) {
 	return p, validate(&p)
 }
 
-// bindings reads the value of that key; what it does not understand is kept for
-// validate to name.
+// bindings reads the value of that key; values that it does not understand are kept
+// for validate to name.
 func bindings(v any) (abac.Bindings, error) {
 	var b abac.Bindings
 	if v == nil {
 		return b, nil
 	}
-	if _, ok := v.(object); !ok {
+	o, ok := v.(object)
+	if !ok {
 		return b, refuse("invalid_value", "bindings must be an object.").at("bindings")
+	}
+	if err := knownBindings(o); err != nil {
+		return b, err
 	}
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -144,6 +149,28 @@ func bindings(v any) (abac.Bindings, error) {
 		return b, refuse("invalid_value", "bindings can't be read.").at("bindings")
 	}
 	return b, nil
+}
+
+// knownBindings refuses unknown keys of a body's bindings as those beside them are:
+// kept for validate, they could not be told from what a later version has stored.
+func knownBindings(o object) error {
+	if err := known(o, "bindings", "gateway_id", "team_id", "providers", "models", "budgets", "rate_limits"); err != nil {
+		return err
+	}
+	if limits, ok := o["rate_limits"].(object); ok {
+		if err := known(limits, "bindings.rate_limits", "requests_per_minute", "tokens_per_minute", "max_parallel_requests"); err != nil {
+			return err
+		}
+	}
+	list, _ := o["budgets"].([]any) // a wrong type is validate's to name
+	for i, v := range list {
+		if b, ok := v.(object); ok {
+			if err := known(b, fmt.Sprintf("bindings.budgets[%d]", i), "id", "limit", "unit", "window", "mode"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func validate(p *abac.Profile) error {
@@ -283,7 +310,7 @@ func query(c *call, names ...string) (params, error) {
 	for _, name := range given {
 		switch v := q.values[name]; {
 		case !slices.Contains(names, name):
-			return q, refuse("unknown_parameter", "Unknown parameter; allowed: %s.", strings.Join(names, ", ")).at(join("", name))
+			return q, refuse("unknown_parameter", "Unknown parameter; allowed: %s.", allowed(names)).at(join("", name))
 		case len(v) > 1:
 			return q, refuse("ambiguous_key", "The parameter stands twice.").at(name)
 		case v[0] == "":

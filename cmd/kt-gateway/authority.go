@@ -21,9 +21,7 @@ func (g *gateway) embed(ctx context.Context, p program, data *dataDir) (closePla
 	if err != nil {
 		return nil, err
 	}
-	if kept != "" {
-		g.log.Info("the admin token is in a file", zap.String("path", kept))
-	}
+	tellAdminToken(g.log.Logger, kept)
 	ln, err := listen(g.config.ControlPlane.Embedded.Listen, "--control-plane-listen")
 	if err != nil {
 		return nil, err
@@ -40,6 +38,13 @@ func (g *gateway) embed(ctx context.Context, p program, data *dataDir) (closePla
 	return pl.close, nil
 }
 
+// tellAdminToken says where the admin token is kept, unless the environment has it.
+func tellAdminToken(log *zap.Logger, kept string) {
+	if kept != "" {
+		log.Info("the admin token is in a file", zap.String("path", kept))
+	}
+}
+
 // embedded makes a control plane of this process the authority and serves it.
 func (g *gateway) embedded(pl *plane, ln net.Listener) {
 	go func() {
@@ -48,6 +53,7 @@ func (g *gateway) embedded(pl *plane, ln net.Listener) {
 		}
 	}()
 	g.log.Info("control plane is listening", zap.Stringer("addr", ln.Addr()))
+	g.plane = pl.server
 	own := pl.server.Embedded(g.config.GatewayID)
 	own.Introduce(g.instance, build(), g.config.ControlPlane.MaxStale)
 	g.authority = own

@@ -53,7 +53,7 @@ func (f *devFlags) run(ctx context.Context, p program) error {
 		return err
 	}
 	defer done()
-	admin, _, err := data.adminToken(p.env)
+	admin, kept, err := data.adminToken(p.env)
 	if err != nil {
 		return err
 	}
@@ -62,6 +62,7 @@ func (f *devFlags) run(ctx context.Context, p program) error {
 		return err
 	}
 	defer log.close()
+	tellAdminToken(log.Logger, kept)
 
 	// All listeners first: the file that is written next holds their real ports.
 	l, err := f.open()

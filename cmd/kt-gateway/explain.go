@@ -50,7 +50,7 @@ func explainCommand() *command {
 	c := newCommand("explain", "", "shows every check of a call that a token would make, and the verdict")
 	c.long = "The profile and the budgets come from the control plane, models, targets and prices from the configuration file. It exits\n" +
 		"with 0 when the call would be allowed and with 1 when it would be denied. What a call may cost at most is known to the\n" +
-		"gateway that reads it: here a budget denies when nothing of it can be spent."
+		"gateway that reads it: here a budget denies when nothing of it can be spent. KEEPTRUSTS_GATEWAY_ID wins over the file."
 	c.text(&q.tokenID, "token-id", "ID", "", "whose call")
 	c.text(&q.model, "model", "NAME", "", "the model that the call names")
 	c.text(&q.provider, "provider", "ID", "", "asks about this target alone")
@@ -68,6 +68,11 @@ func explainCommand() *command {
 		cfg, err := loadConfig(p, path)
 		if err != nil {
 			return err
+		}
+		if id, _ := p.env("KEEPTRUSTS_GATEWAY_ID"); id != "" {
+			if err := cfg.Override("gateway_id", id); err != nil {
+				return fmt.Errorf("KEEPTRUSTS_GATEWAY_ID: %w", err)
+			}
 		}
 		var profile abac.Profile
 		if err := a.call(ctx, p, apiRequest{http.MethodGet, tokenPath(q.tokenID, ""), nil, &profile}); err != nil {

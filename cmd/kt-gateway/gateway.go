@@ -48,7 +48,8 @@ type gateway struct {
 	hup        <-chan os.Signal
 	instance   string
 
-	remote *remoteStanding // nil: the control plane is this process's
+	plane  *controlplane.Server // nil: the control plane is elsewhere
+	remote *remoteStanding      // nil: the control plane is this process's
 }
 
 // remoteStanding is what a gateway keeps a snapshot with, for when its control plane is away.
@@ -104,7 +105,7 @@ func (g *gateway) serve(ctx context.Context, started func(*proxy.Server) error) 
 	}
 	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
 	watched := make(chan struct{})
-	go func() { defer close(watched); g.watch(watching, server) }()
+	go func() { defer close(watched); g.watch(watching, server, k.cache) }()
 	defer func() { stopWatching(); <-watched }()
 
 	g.log.Info("gateway is listening", zap.Stringer("addr", g.listener.Addr()), zap.String("gateway_id", cfg.GatewayID),

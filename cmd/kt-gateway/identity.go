@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,6 +103,8 @@ func stranger(err error) string {
 	switch {
 	case errors.As(err, &other) && other.DataPlane:
 		return "it is a gateway's data plane"
+	case errors.As(err, &other) && other.NoHTTP:
+		return "it does not speak HTTP"
 	case errors.As(err, &other) && other.Status > 0 && other.Status < http.StatusInternalServerError && other.Status != http.StatusTooManyRequests:
 		return fmt.Sprintf("it answers with status %d, and not as one does", other.Status)
 	case errors.As(err, &api) && (api.Status == http.StatusNotFound || api.Status == http.StatusMethodNotAllowed):
@@ -271,23 +274,41 @@ func (i *identity) refuse(format string, args ...any) error {
 // stay what they are.
 func (i *identity) refusal(err error) error {
 	var api *controlplane.APIError
+	mint := "mint one with `kt-gateway token create --type gateway --gateway-id " + i.gatewayID + "`"
+	if errors.Is(err, controlplane.ErrAdministrator) {
+		return i.refuse("is the control plane's admin token, but a gateway identifies itself with one of purpose gateway_runtime: %s", mint)
+	}
 	if !errors.As(err, &api) || api.Status != http.StatusUnauthorized && api.Status != http.StatusForbidden {
 		return err
 	}
-	mint := "mint one with `kt-gateway token create --type gateway --gateway-id " + i.gatewayID + "`"
+	is, purpose := named(api.Message)
 	switch api.Code {
 	case "token_expired":
-		return i.refuse("has expired: %s", mint)
+		return i.refuse("%shas expired: %s", is, mint)
 	case "token_revoked":
-		return i.refuse("has been revoked or quarantined: %s", mint)
+		return i.refuse("%shas been revoked or quarantined: %s", is, mint)
 	case "token_not_yet_valid":
-		return i.refuse("is not valid yet: wait, or %s", mint)
+		return i.refuse("%sis not valid yet: wait, or %s", is, mint)
 	case "purpose_not_allowed":
-		return i.refuse("is of a purpose other than gateway_runtime: %s", mint)
+		return i.refuse("%sis a token of purpose %s, but a gateway identifies itself with one of purpose gateway_runtime: %s", is, purpose, mint)
 	case "invalid_api_key":
 		return i.refuse("is not known to the control plane at %s: %s", i.url, mint)
 	}
 	return i.refuse("is refused by the control plane at %s (%s): %s", i.url, api.Code, mint)
+}
+
+// named takes from a control plane's refusal which token it is about, as the middle of a
+// sentence, and of what purpose that is.
+func named(message string) (is, purpose string) {
+	words := strings.Fields(message)
+	purpose = "other than gateway_runtime"
+	if len(words) > 1 && words[0] == "Token" && strings.HasPrefix(words[1], "tok_") {
+		is = "is " + words[1] + ", which "
+	}
+	if len(words) > 4 && words[2] == "has" && words[3] == "purpose" {
+		purpose = strings.TrimSuffix(words[4], ":")
+	}
+	return is, purpose
 }
 
 // confirmed is nil once the identity is verified.

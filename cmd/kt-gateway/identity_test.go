@@ -130,6 +130,7 @@ func TestOnlyThisGatewaysIdentityIsTaken(t *testing.T) {
 		{"expired", &scriptedPlane{profile: runtimeProfile(func(p *abac.Profile) { p.ExpiresAt = &past })}, "expired at"},
 		{"unknown to the control plane", &scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "invalid_api_key")}, "is not known to the control plane at https://plane"},
 		{"expired, as the control plane says", &scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "token_expired")}, "has expired"},
+		{"the admin token", &scriptedPlane{whoami: controlplane.ErrAdministrator}, "is the control plane's admin token"},
 		{"early, as the control plane says", &scriptedPlane{whoami: refusedWith(http.StatusUnauthorized, "token_not_yet_valid")}, "is not valid yet"},
 		{"refused for a reason of a later version", &scriptedPlane{whoami: refusedWith(http.StatusForbidden, "region_mismatch")}, "region_mismatch"},
 	} {

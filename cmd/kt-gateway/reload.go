@@ -10,6 +10,7 @@ import (
 
 	"github.com/keeptrusts/gateway/config"
 	"github.com/keeptrusts/gateway/proxy"
+	"github.com/keeptrusts/gateway/tokencache"
 )
 
 const watchEvery = 2 * time.Second
@@ -47,7 +48,7 @@ func (m *reloads) inForce() {
 
 // watch puts changed configurations into force until ctx ends: all of one, or
 // nothing of it.
-func (g *gateway) watch(ctx context.Context, server *proxy.Server) {
+func (g *gateway) watch(ctx context.Context, server *proxy.Server, cache *tokencache.Cache) {
 	m := newReloads(g.registry)
 	failed := func(err error) {
 		m.total.Inc()
@@ -74,6 +75,10 @@ func (g *gateway) watch(ctx context.Context, server *proxy.Server) {
 		if err != nil {
 			return err
 		}
+		if g.plane != nil {
+			g.plane.SetLegacyPrefixes(next.LegacyPrefixes)
+		}
+		cache.Resize(next.Cache.Profiles)
 		g.operations.profiles.Store(next.Debug.Pprof)
 		m.total.Inc()
 		m.inForce()

@@ -24,8 +24,8 @@ func runCommand() *command {
 	var o overrides
 	var path string
 	c := newCommand("run", "", "the gateway; with a control plane of its own unless one is named")
-	c.long = "A flag wins over its variable, and both over the file. KEEPTRUSTS_API_TOKEN is the runtime token for the control\n" +
-		"plane that is named, unless the file refers to another."
+	c.long = "A flag wins over its variable, and both over the file. KEEPTRUSTS_API_TOKEN, or the file that KEEPTRUSTS_API_TOKEN_FILE\n" +
+		"names, is the runtime token for the control plane that is named; it wins over the one that the file refers to."
 	configFlag(c, &path)
 	c.text(&o.listen, "listen", "ADDR", "", "the data plane")
 	c.text(&o.operations, "operations-listen", "ADDR", "", "metrics and probes")
@@ -62,6 +62,9 @@ func runCommand() *command {
 func (o *overrides) load(name string) (*config.Config, error) {
 	cfg, err := config.Load(name)
 	if err != nil {
+		return nil, err
+	}
+	if err := cfg.MissingToken(); err != nil {
 		return nil, err
 	}
 	return cfg, o.apply(cfg)

@@ -255,8 +255,8 @@ func releaseCommand() *command {
 }
 
 // statusCommand makes a command that changes the status of tokens, one after the
-// other, and stops at the first that fails. say gives the id and what people read
-// of an answer.
+// other: who stops a leak wants all of them stopped that can be. say gives the id and
+// what people read of an answer.
 func statusCommand(action, short string, say func(json.RawMessage) (id, text string, err error)) *command {
 	var a adminFlags
 	var o output
@@ -269,7 +269,8 @@ func statusCommand(action, short string, say func(json.RawMessage) (id, text str
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
+		answers, together := []json.RawMessage{}, len(ids) > 1 && o.format == "json" && !o.quiet
+		err = c.each(p, ids, func(id string) error {
 			var raw json.RawMessage
 			if err := a.call(ctx, p, apiRequest{http.MethodPost, tokenPath(id, action), nil, &raw}); err != nil {
 				return err
@@ -278,13 +279,47 @@ func statusCommand(action, short string, say func(json.RawMessage) (id, text str
 			if err != nil {
 				return fmt.Errorf("read the answer of %s: %w", a.url, err)
 			}
-			if err := o.print(p, raw, id, func() string { return text }); err != nil {
-				return err
+			if together {
+				answers = append(answers, raw)
+				return nil
 			}
+			return o.print(p, raw, id, func() string { return text })
+		})
+		if !together {
+			return err
 		}
-		return nil
+		raw, problem := json.Marshal(answers)
+		if problem == nil {
+			problem = o.print(p, raw, "", nil)
+		}
+		if problem != nil {
+			return problem
+		}
+		return err
 	}
 	return c
+}
+
+// each does it for every id, whatever becomes of the others. Of several, a failure is
+// told when it comes: an interrupt must not leave open which were reached.
+func (c *command) each(p program, ids []string, do func(id string) error) error {
+	if len(ids) == 1 {
+		return do(ids[0])
+	}
+	var failed error
+	for i, id := range ids {
+		err := do(id)
+		if err == nil {
+			continue
+		}
+		what := fmt.Sprintf("argument %d", i+1) // it may be a token's string, cut short
+		if strings.HasPrefix(id, "tok_") && abac.ValidID(id) {
+			what = id
+		}
+		fmt.Fprintf(p.stderr, "kt-gateway %s: %s: %s\n", c.name, what, err)
+		failed = errSaid
+	}
+	return failed
 }
 
 // String says how far the denial has come.
