@@ -22,13 +22,14 @@ func commented(url, more string) string {
 	return limited(url, "keepalive_comment: 300ms, lame_duck: 0s, drain: 5s"+more)
 }
 
-// paused is an upstream that sends pieces with pauses of three comments between.
+// paused is an upstream that sends pieces with pauses of two comments between: the
+// watcher looks every 250 ms, so one comes every half second, and a tick may be late.
 // The client's id names them.
 func paused(t *testing.T, pieces map[string][]string) *upstreamScript {
 	return scripted(t, func(c *callee) {
 		for raw := c.request(); raw != ""; raw = c.request() {
 			for _, p := range pieces[claimOf(raw)] {
-				time.Sleep(time.Second)
+				time.Sleep(1400 * time.Millisecond)
 				c.send(p)
 			}
 			if last := pieces[claimOf(raw)]; len(last) == 0 || !strings.HasSuffix(last[len(last)-1], lastChunk) {

@@ -187,6 +187,10 @@ func (w *watcher) lookConns(now int64) {
 		if by := c.limits.read.Load(); by != 0 && now > by && !c.limits.expired.Load() {
 			c.limits.expired.Store(true)
 			_ = c.TCPConn.SetReadDeadline(time.Unix(1, 0))
+			if c.limits.read.Load() != by { // another wait has begun meanwhile
+				c.limits.expired.Store(false)
+				_ = c.TCPConn.SetReadDeadline(time.Time{})
+			}
 		}
 		idle := c.s.runtime.Load().cfg.Limits.ClientIdle
 		if from := c.limits.writing.Load(); from != 0 && now-from > int64(idle+watchEvery) {

@@ -88,7 +88,7 @@ func (x *exchange) readBody() error {
 		case err == io.EOF && length < 0:
 			return nil // fasthttp tells a chunked body's end so, and a broken one otherwise
 		case err != nil:
-			return bodyFault(err)
+			return x.bodyFault(err)
 		case got == want:
 			want = min(2*want, limit+1)
 		}
@@ -115,8 +115,11 @@ func tooLarge(limit int64) *refusal {
 	return refuse(codeBodyTooLarge, "The body is larger than %d bytes.", limit).closing()
 }
 
-func bodyFault(err error) *refusal {
+func (x *exchange) bodyFault(err error) *refusal {
 	var ne net.Error
+	if x.client != nil && x.client.fault != "" {
+		return refuse(codeInvalidRequest, "The request can't be read in one way only: %s.", x.client.fault).closing()
+	}
 	if errors.As(err, &ne) && ne.Timeout() {
 		return refuse(codeRequestTimeout, "The body came too slowly.").closing()
 	}

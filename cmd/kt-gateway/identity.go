@@ -292,7 +292,7 @@ func (i *identity) refusal(err error) error {
 	case "purpose_not_allowed":
 		return i.refuse("%sis a token of purpose %s, but a gateway identifies itself with one of purpose gateway_runtime: %s", is, purpose, mint)
 	case "invalid_api_key":
-		return i.refuse("is not known to the control plane at %s: %s", i.url, mint)
+		return i.refuse("is not known to the control plane at %s: %s, or set control_plane.url where that is the address of something else", i.url, mint)
 	}
 	return i.refuse("is refused by the control plane at %s (%s): %s", i.url, api.Code, mint)
 }

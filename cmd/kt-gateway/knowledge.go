@@ -101,9 +101,14 @@ func (k *knowledge) close() {
 // settle gives the leases back, after the drain. What can't be told now is told by
 // the journal at the next start.
 func (k *knowledge) settle() {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
+	within := leaveWithin
+	unknown := k.keeper != nil && k.keeper.identity.confirmed() == errNotIdentified
+	if unknown { // nobody has lent it anything
+		within = 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	if err := k.ledger.Close(ctx); err != nil {
+	if err := k.ledger.Close(ctx); err != nil && !unknown {
 		k.log.Warn("the leases could not be given back: the next start from this folder does", zap.Error(err))
 	}
 }
