@@ -260,11 +260,15 @@ func TestAStreamThatOutgrowsItsHoldWhileTheControlPlaneIsAwayEndsWithAnError(t *
 			return &gate{Authority: a, closed: &closed, once: true}
 		}, budget.Record{ID: "b", Unit: budget.Tokens, Limit: 100_000})
 		key := m.spender("b")
-		got := make(chan reply, 1)
-		go func() { got <- m.do(call(key, body)) }()
-		eventually(t, "the call is under way", func() bool { return len(u.seen()) == 1 })
+		w := m.dial()
+		w.send(call(key, body))
+		if first == 0 {
+			eventually(t, "the call is under way", func() bool { return len(u.seen()) == 1 })
+		} else if _, err := w.r.Peek(1); err != nil { // what came first must not be read with the rest
+			t.Fatal(err)
+		}
 		close(on)
-		r := <-got
+		r := w.must()
 		if first > 0 {
 			if wrong := cutBy(r, codeUnavailable, strings.Repeat(letter(0), 20)); wrong != "" {
 				t.Errorf("%s: %d letters, then %.300q", wrong, strings.Count(r.body, letter(0)), r.body[max(0, len(r.body)-300):])
