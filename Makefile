@@ -72,7 +72,7 @@ test: needs ## all tests under the race detector, the allocation gates without i
 
 race: ## the tests alone, under the race detector: make race TESTFLAGS='-run TestScripts'
 	mkdir -p .make
-	CGO_ENABLED=1 go test -race -timeout 20m -parallel 4 $(TESTFLAGS) ./... 2>&1 | tee .make/race.out
+	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) ./... 2>&1 | tee .make/race.out
 	want=$$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | grep -c .)
 	got=$$(grep -cE '^ok[[:space:]]' .make/race.out) || true
 	[ "$$want" -ge 10 ] && [ "$$got" -eq "$$want" ] || { echo "make: $$got packages passed, $$want have tests (at least 10 are expected)"; exit 1; }
