@@ -95,12 +95,12 @@ func TestEveryWaitForARequestHasAllOfItsTime(t *testing.T) {
 			case asked == "":
 				return
 			case strings.Contains(asked, "slow"):
-				time.Sleep(2500 * time.Millisecond)
+				time.Sleep(4 * time.Second)
 			}
 			c.send(whole(200, completion))
 		}
 	})
-	g := start(t, limited(u.url, "client_idle: 1s, lame_duck: 0s"))
+	g := start(t, limited(u.url, "client_idle: 2s, lame_duck: 0s"))
 	for name, raw := range map[string]string{
 		"no body": get("/v1/models", g.key),
 		"a body":  call(g.key, plainBody),
@@ -110,7 +110,7 @@ func TestEveryWaitForARequestHasAllOfItsTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w, times := g.dial(), 5
+			w, times := g.dial(), 4
 			if strings.Contains(raw, "slow") {
 				times = 2
 			}
@@ -119,7 +119,7 @@ func TestEveryWaitForARequestHasAllOfItsTime(t *testing.T) {
 				if r, ok := w.read(); !ok || r.status != 200 {
 					t.Fatalf("request %d: %d", i, r.status)
 				}
-				time.Sleep(700 * time.Millisecond)
+				time.Sleep(1400 * time.Millisecond)
 			}
 		})
 	}
