@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -150,12 +151,18 @@ func Build(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
+var taken sync.Map // addresses that FreeAddr has given
+
 // FreeAddr is an address of loopback on which nobody listens just now, below the
-// ports that connections take: a process killed and started anew finds it free.
+// ports that connections take: a process killed and started anew finds it free. It is
+// given once: whoever was given it may not listen yet.
 func FreeAddr() (string, error) {
 	var last error
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		if _, given := taken.LoadOrStore(addr, true); given {
+			continue
+		}
 		ln, err := net.Listen("tcp", addr)
 		if err == nil {
 			return addr, ln.Close()

@@ -62,3 +62,14 @@ func TestAProcessIsEndedAndSaysHow(t *testing.T) {
 	}
 	_ = deaf.Signal(syscall.SIGCONT) // to nobody
 }
+
+func TestAnAddressIsGivenOnce(t *testing.T) {
+	given := map[string]bool{}
+	for range 3000 {
+		addr, err := FreeAddr()
+		if err != nil || given[addr] {
+			t.Fatalf("%s, given before: %v, %v", addr, given[addr], err)
+		}
+		given[addr] = true
+	}
+}
