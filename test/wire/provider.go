@@ -138,7 +138,7 @@ func newProviderApart(ctx context.Context, t *trial) (*provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.launch("provider", "", exec.Command(self, "-provide", addr)); err != nil {
+	if _, err := t.launch("provider", t.path("provider.log"), exec.Command(self, "-provide", addr)); err != nil {
 		return nil, err
 	}
 	up := settled(ctx, 10*time.Second, func() bool {
