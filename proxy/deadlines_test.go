@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -89,29 +88,16 @@ func TestLimitsInTimeApplyAsSoonAsTheyChange(t *testing.T) {
 // that takes longer than a wait may has no part in it.
 func TestEveryWaitForARequestHasAllOfItsTime(t *testing.T) {
 	t.Parallel()
-	u := scripted(t, func(c *callee) {
-		for {
-			switch asked := c.request(); {
-			case asked == "":
-				return
-			case strings.Contains(asked, "slow"):
-				time.Sleep(4 * time.Second)
-			}
-			c.send(whole(200, completion))
-		}
-	})
+	u := delaying(t, func() { time.Sleep(4 * time.Second) })
 	g := start(t, limited(u.url, "client_idle: 2s, lame_duck: 0s"))
 	for name, raw := range map[string]string{
-		"no body": get("/v1/models", g.key),
-		"a body":  call(g.key, plainBody),
-		"chunked": "POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer " + g.key +
-			fmt.Sprintf("\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(plainBody), plainBody),
-		"an answer that takes long": call(g.key, strings.Replace(plainBody, "hello", "slow", 1)),
+		"no body": get("/v1/models", g.key), "a body": call(g.key, plainBody), "chunked": chunkedCall(g.key, plainBody),
+		"an answer that takes long": call(g.key, slowBody),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w, times := g.dial(), 4
-			if strings.Contains(raw, "slow") {
+			if strings.HasSuffix(raw, slowBody) {
 				times = 2
 			}
 			for i := range times {

@@ -70,35 +70,35 @@ func (x *exchange) readHeaders(raw []byte) {
 		if colon <= 0 {
 			continue
 		}
-		// With "_" it is another header to us, and the same one to many a server.
-		if h.take(line[:colon], trimOWS(line[colon+1:])) && bytes.IndexByte(line[:colon], '_') < 0 {
+		if h.take(line[:colon], trimOWS(line[colon+1:])) {
 			h.forward = append(append(h.forward, line...), '\r', '\n')
 		}
 	}
 	if len(h.nominated) > 0 {
-		h.forward = h.withoutNominated()
+		h.forward = appendLines(h.forward[:0], h.forward, h.keeps)
 	}
+	// A token never goes upstream, wherever a client put it.
 	if legacy := x.rt.cfg.LegacyPrefixes; containsToken(h.forward, legacy) {
-		h.forward = withoutTokens(h.forward, legacy)
+		h.forward = appendLines(h.forward[:0], h.forward, func(line []byte) bool { return !containsToken(line, legacy) })
 	}
 	if h.contentType == nil {
 		h.forward = append(h.forward, "Content-Type: application/json\r\n"...)
 	}
 }
 
-// withoutTokens takes out of header lines those that hold a token: it never goes
-// upstream, wherever a client put it.
-func withoutTokens(lines []byte, legacy []string) []byte {
-	kept := make([]byte, 0, len(lines))
-	for line := range bytes.SplitAfterSeq(lines, []byte("\r\n")) {
-		if !containsToken(line, legacy) {
-			kept = append(kept, line...)
+// appendLines appends those of some header lines that are kept; b may be their own
+// beginning.
+func appendLines(b, lines []byte, keep func(line []byte) bool) []byte {
+	for line := range bytes.SplitAfterSeq(lines, crlfcrlf[:2]) {
+		if keep(line) {
+			b = append(b, line...)
 		}
 	}
-	return kept
+	return b
 }
 
-// take notes a header that matters and says whether it passes upstream.
+// take notes a header that matters and says whether it passes upstream. Under a name with
+// "_" for "-", which many a server takes for the same, none passes.
 func (h *headers) take(name, value []byte) bool {
 	switch name[0] | 0x20 {
 	case 'a':
@@ -109,14 +109,14 @@ func (h *headers) take(name, value []byte) bool {
 		case foldsTo(name, "api-key"):
 			h.credentials++
 			h.credential = value
-		case foldsTo(name, "accept"), foldsTo(name, "anthropic-version"), foldsTo(name, "anthropic-beta"):
+		case foldsTo(name, "accept"), strings.EqualFold(str(name), "anthropic-version"), strings.EqualFold(str(name), "anthropic-beta"):
 			return true
 		}
 	case 'b':
 		return foldsTo(name, "baggage")
 	case 'c':
 		switch {
-		case foldsTo(name, "content-type"):
+		case strings.EqualFold(str(name), "content-type"):
 			h.contentType = value
 			return true
 		case foldsTo(name, "content-encoding"):
@@ -136,11 +136,11 @@ func (h *headers) take(name, value []byte) bool {
 			h.idempotencyKey = value
 		}
 	case 'o':
-		return foldsTo(name, "openai-beta")
+		return strings.EqualFold(str(name), "openai-beta")
 	case 't':
 		return foldsTo(name, "traceparent") || foldsTo(name, "tracestate")
 	case 'u':
-		return foldsTo(name, "user-agent")
+		return strings.EqualFold(str(name), "user-agent")
 	case 'x':
 		return h.takeX(name, value)
 	}
@@ -157,7 +157,7 @@ func (h *headers) takeX(name, value []byte) bool {
 		h.team = value
 	case foldsTo(name, "x-keeptrusts-agent-id"):
 		h.agentID = value
-	case foldsTo(name, "x-client-request-id"):
+	case strings.EqualFold(str(name), "x-client-request-id"):
 		h.clientID = value
 		return true
 	case foldsTo(name, "x-request-id"):
@@ -165,7 +165,8 @@ func (h *headers) takeX(name, value []byte) bool {
 			h.clientID = value
 		}
 	default:
-		return hasPrefixFold(name, "x-stainless-")
+		const prefix = "x-stainless-"
+		return len(name) > len(prefix) && strings.EqualFold(str(name[:len(prefix)]), prefix)
 	}
 	return false
 }

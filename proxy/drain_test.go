@@ -303,15 +303,20 @@ func TestARequestKeepsTheConfigItBeganWith(t *testing.T) {
 	})
 }
 
+// runtimeKey mints a runtime token of the gateway's own.
+func (g *gateway) runtimeKey() string {
+	return g.mint(func(p *abac.Profile) {
+		gateway := testGateway
+		p.Purpose, p.PrincipalType, p.Bindings.GatewayID = abac.GatewayRuntime, abac.PrincipalGatewayRuntime, &gateway
+	})
+}
+
 func TestUsesAndMisplacedCredentialsAreReportedAndNeverLost(t *testing.T) {
 	t.Parallel()
 	u := answering(t, whole(200, completion))
 	var to reports
 	g := start(t, plainConfig(u.url), func(o *Options) { o.Reporter = &to })
-	gateway := testGateway
-	runtimeKey := g.mint(func(p *abac.Profile) {
-		p.Purpose, p.PrincipalType, p.Bindings.GatewayID = abac.GatewayRuntime, abac.PrincipalGatewayRuntime, &gateway
-	})
+	runtimeKey := g.runtimeKey()
 	eventually(t, "the first report, of the start", func() bool {
 		to.mu.Lock()
 		defer to.mu.Unlock()
@@ -399,5 +404,28 @@ func TestWithoutARecordNothingIsForwardedWhereRecordsAreRequired(t *testing.T) {
 		if strings.Count(lines, r.header.Get("X-Request-Id")) != 2 || !strings.Contains(lines, `"status":0`) || !strings.Contains(lines, `"status":200`) {
 			t.Errorf("the records: %s", lines)
 		}
+	}
+}
+
+// Of several the control plane takes one a minute: the others wait for theirs.
+func TestMisplacedCredentialsAreReportedOneAMinute(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	var to reports
+	g := start(t, plainConfig(u.url), func(o *Options) { o.Reporter = &to })
+	for range 2 {
+		g.do(call(g.runtimeKey(), plainBody))
+	}
+	g.s.reporter.send(false)
+	g.s.reporter.send(false)
+	if n := len(to.sum().Misplaced); n != 1 {
+		t.Errorf("%d told at once", n)
+	}
+	g.s.reporter.mu.Lock()
+	g.s.reporter.toldMisplaced = g.s.reporter.toldMisplaced.Add(-misplacedGap)
+	g.s.reporter.mu.Unlock()
+	g.s.reporter.send(false)
+	if s := to.sum(); len(s.Misplaced) != 2 || s.Misplaced[0].Digest == s.Misplaced[1].Digest {
+		t.Errorf("told after a minute: %+v", s.Misplaced)
 	}
 }

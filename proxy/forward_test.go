@@ -538,25 +538,33 @@ func TestATargetOnlyCountsWhatWasSent(t *testing.T) {
 	}
 }
 
-// What comes behind a request holds nothing back: its answer goes out when it is ready.
-func TestAPipelinedRequestDoesNotHoldBackTheAnswerBeforeIt(t *testing.T) {
-	t.Parallel()
-	release := make(chan struct{})
-	u := scripted(t, func(c *callee) {
-		for {
-			switch asked := c.request(); {
-			case asked == "":
-				return
-			case strings.Contains(asked, "slow"):
-				<-release
+var slowBody = strings.Replace(plainBody, "hello", "slow", 1)
+
+// delaying answers a call, a slow one after wait.
+func delaying(t *testing.T, wait func()) *upstreamScript {
+	return scripted(t, func(c *callee) {
+		for raw := c.request(); raw != ""; raw = c.request() {
+			if strings.HasSuffix(raw, slowBody) {
+				wait()
 			}
 			c.send(whole(200, completion))
 		}
 	})
+}
+
+// chunkedCall is call with a chunked body.
+func chunkedCall(key, body string) string {
+	return "POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer " + key +
+		fmt.Sprintf("\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+}
+
+// What comes behind a request holds nothing back: its answer goes out when it is ready.
+func TestAPipelinedRequestDoesNotHoldBackTheAnswerBeforeIt(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	u := delaying(t, func() { <-release })
 	g := start(t, plainConfig(u.url))
-	slow := call(g.key, strings.Replace(plainBody, "hello", "slow", 1))
-	chunked := "POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer " + g.key +
-		fmt.Sprintf("\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(plainBody), plainBody)
+	slow, chunked := call(g.key, slowBody), chunkedCall(g.key, plainBody)
 	for name, first := range map[string]string{
 		"a call": call(g.key, plainBody), "a chunked one": chunked, "a GET": get("/v1/models", g.key), "a refusal": call("kt_live_none", ""),
 	} {

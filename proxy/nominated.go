@@ -20,26 +20,16 @@ func (h *headers) nominate(value []byte) {
 	}
 }
 
-// withoutNominated takes out of header lines those that the client nominated.
-func (h *headers) withoutNominated() []byte {
-	kept := h.forward[:0]
-	for line := range bytes.SplitAfterSeq(h.forward, []byte("\r\n")) {
-		if !h.nominates(line) {
-			kept = append(kept, line...)
-		}
-	}
-	return kept
-}
-
-func (h *headers) nominates(line []byte) bool {
+// keeps says whether a header line is not one that the client nominated.
+func (h *headers) keeps(line []byte) bool {
 	name, _, _ := bytes.Cut(line, []byte{':'})
 	if len(h.nominated) > maxNominated {
-		return !foldsTo(name, "content-type")
+		return foldsTo(name, "content-type")
 	}
 	for _, n := range h.nominated {
 		if bytes.EqualFold(name, n) {
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }

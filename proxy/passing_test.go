@@ -50,6 +50,19 @@ func TestWhatATargetsConfigSetsAClientDoesNotSend(t *testing.T) {
 	}
 }
 
+// Under a name that is not its own a content type is none: the provider gets the default.
+func TestAContentTypeWithAnUnderscoreIsNone(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url))
+	if r := g.do(call(g.key, plainBody, "Content_Type: application/json")); r.status != 200 {
+		t.Fatalf("%d %q", r.status, r.body)
+	}
+	if sent := u.seen()[0]; strings.Contains(sent, "Content_Type") || strings.Count(sent, "Content-Type: application/json\r\n") != 1 {
+		t.Errorf("sent up: %q", sent)
+	}
+}
+
 func TestATargetThatStandsTwiceIsCalledOnce(t *testing.T) {
 	t.Parallel()
 	u := answering(t, whole(500, `{"error":{"message":"No."}}`))
@@ -107,31 +120,4 @@ func TestDecisionsAreCountedOnceTheyAreMade(t *testing.T) {
 		}
 		return false
 	})
-}
-
-// Of several the control plane takes one a minute: the others wait for theirs.
-func TestMisplacedCredentialsAreReportedOneAMinute(t *testing.T) {
-	t.Parallel()
-	u := answering(t, whole(200, completion))
-	var to reports
-	g := start(t, plainConfig(u.url), func(o *Options) { o.Reporter = &to })
-	gateway := testGateway
-	for range 2 {
-		key := g.mint(func(p *abac.Profile) {
-			p.Purpose, p.PrincipalType, p.Bindings.GatewayID = abac.GatewayRuntime, abac.PrincipalGatewayRuntime, &gateway
-		})
-		g.do(call(key, plainBody))
-	}
-	g.s.reporter.send(false)
-	g.s.reporter.send(false)
-	if n := len(to.sum().Misplaced); n != 1 {
-		t.Errorf("%d told at once", n)
-	}
-	g.s.reporter.mu.Lock()
-	g.s.reporter.toldMisplaced = g.s.reporter.toldMisplaced.Add(-misplacedGap)
-	g.s.reporter.mu.Unlock()
-	g.s.reporter.send(false)
-	if s := to.sum(); len(s.Misplaced) != 2 || s.Misplaced[0].Digest == s.Misplaced[1].Digest {
-		t.Errorf("told after a minute: %+v", s.Misplaced)
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keeptrusts/gateway/proxy/dialect"
@@ -142,7 +143,11 @@ func (x *exchange) appendRequest(b []byte, up *upstream, edit dialect.Edit) []by
 		b = append(append(b, '?'), x.query...)
 	}
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), up.host...), '\r', '\n')
-	b = up.appendForwarded(b, x.head.forward)
+	if len(up.names) == 0 {
+		b = append(b, x.head.forward...)
+	} else {
+		b = appendLines(b, x.head.forward, func(line []byte) bool { return !up.sets(line) })
+	}
 	if !up.secret.Empty() {
 		b = append(append(append(b, "Authorization: Bearer "...), up.secret.Reveal()...), '\r', '\n')
 	}
@@ -168,18 +173,10 @@ func (x *exchange) appendRequest(b []byte, up *upstream, edit dialect.Edit) []by
 	return b
 }
 
-// appendForwarded appends a client's header lines but those that the target's config sets.
-func (u *upstream) appendForwarded(b, lines []byte) []byte {
-	if len(u.names) == 0 {
-		return append(b, lines...)
-	}
-	for line := range bytes.SplitAfterSeq(lines, crlfcrlf[:2]) {
-		name, _, _ := bytes.Cut(line, []byte{':'})
-		if !slices.ContainsFunc(u.names, func(set string) bool { return foldsTo(name, set) }) {
-			b = append(b, line...)
-		}
-	}
-	return b
+// sets says whether a header line is one that the target's config sets.
+func (u *upstream) sets(line []byte) bool {
+	name, _, _ := bytes.Cut(line, []byte{':'})
+	return slices.ContainsFunc(u.names, func(set string) bool { return strings.EqualFold(str(name), set) })
 }
 
 // idempotencyKey keeps one token's keys apart from another's at a provider that

@@ -45,7 +45,7 @@ type upstream struct {
 	path        string // of the base URL, without a trailing slash
 	secret      token.Secret
 	headers     string   // configured ones, as header lines
-	names       []string // theirs, in lower case: a client's of the same name is not passed on
+	names       []string // theirs: a client's of the same name is not passed on
 	tls         *tls.Config
 	roots       *x509.CertPool // nil: the system's
 	resolver    *net.Resolver  // nil: the system's
@@ -96,7 +96,7 @@ func newUpstream(t *config.Target) (*upstream, error) {
 	var h strings.Builder
 	for k, v := range t.Headers {
 		h.WriteString(k + ": " + v + "\r\n")
-		up.names = append(up.names, strings.ToLower(k))
+		up.names = append(up.names, k)
 	}
 	up.headers = h.String()
 	return up, nil

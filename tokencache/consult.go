@@ -126,7 +126,7 @@ func (s *stops) of(x *index, n *slot, own string) *Entry {
 	if e == nil {
 		return nil
 	}
-	e.after = n.status == isStopped
+	e.stopped = n.status == isStopped
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.young == nil || len(s.young) >= stopsLimit {

@@ -33,8 +33,8 @@ type Entry struct {
 	From, Until int64  // what the profile says of its time, leeway taken off, in Unix nanoseconds: good from, and good before
 	Revision    int64  // of the profile
 
-	deny  atomic.Pointer[Entry] // see denied
-	after bool                  // it is what denied made
+	deny    atomic.Pointer[Entry] // see denied
+	stopped bool                  // see Stopped
 }
 
 // Notes is what users of an entry keep with it, so that it lies where they look
@@ -105,7 +105,7 @@ func revoked(s abac.Status) bool { return s == abac.Revoked || s == abac.Quarant
 
 // Stopped says that all that is known is that the token was stopped: revoked, or
 // quarantined.
-func (e *Entry) Stopped() bool { return e.after }
+func (e *Entry) Stopped() bool { return e.stopped }
 
 // denied returns the entry as a revocation that came after it leaves it: the same
 // token, revoked. Made once an entry.
@@ -119,7 +119,7 @@ func (e *Entry) denied() *Entry {
 	}
 	p.Status = abac.Revoked
 	d := newEntry(&p, e.Digest, e.Vouched)
-	d.after = true
+	d.stopped = true
 	e.deny.Store(d)
 	return d
 }

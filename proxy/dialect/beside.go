@@ -247,43 +247,30 @@ var (
 // hinted says whether one of the keys that message and keyed look for may stand in a
 // body, in whatever case.
 func hinted(body []byte) bool {
-	for rest := body; ; {
-		i := bytes.IndexByte(rest, '_')
-		if i < 0 || i+2 >= len(rest) {
-			break
-		}
-		if rest[i+1]|0x20 == 'i' && rest[i+2]|0x20 == 'd' {
-			for _, k := range keepers {
-				if i >= len(k) && bytes.EqualFold(rest[i-len(k):i], []byte(k)) {
-					return true
-				}
-			}
-		}
-		rest = rest[i+1:]
-	}
-	return bytes.Contains(body, escapeMark) || bytes.Contains(body, longS) || spells(body, "audio")
+	return stands(body, "_", keepers...) || stands(body, `o"`, "audi") || stands(body, `O"`, "audi") ||
+		bytes.Contains(body, escapeMark) || bytes.Contains(body, longS)
 }
 
 // hintedTool is hinted, for what keyed looks for in tools alone.
-func hintedTool(tools []byte) bool { return spells(tools, "model") || spells(tools, "container") }
+func hintedTool(tools []byte) bool {
+	return stands(tools, `l"`, "mode") || stands(tools, `L"`, "mode") || stands(tools, `r"`, "containe") || stands(tools, `R"`, "containe")
+}
 
-// spells says whether a lower-case word stands before a quote, in whatever case.
-func spells(b []byte, word string) bool {
-	n := len(word)
-	for _, last := range [2]byte{word[n-1], word[n-1] - 0x20} {
-		end := [2]byte{last, '"'} // rarer than a word's beginning
-		for rest := b; ; {
-			i := bytes.Index(rest, end[:])
-			if i < 0 {
-				break
-			}
-			if i >= n-1 && bytes.EqualFold(rest[i-n+1:i+1], []byte(word)) {
+// stands says whether one of the words stands before a mark, in whatever case. The mark
+// is looked for: it should be rare.
+func stands(b []byte, mark string, words ...string) bool {
+	for {
+		i := bytes.Index(b, []byte(mark))
+		if i < 0 {
+			return false
+		}
+		for _, w := range words {
+			if i >= len(w) && bytes.EqualFold(b[i-len(w):i], []byte(w)) {
 				return true
 			}
-			rest = rest[i+1:]
 		}
+		b = b[i+1:]
 	}
-	return false
 }
 
 // finder walks JSON that is known to be sound.

@@ -65,7 +65,7 @@ func outage(ctx context.Context, t *trial) error {
 	all := make([]*served, len(f.gateways))
 	for i, g := range f.gateways {
 		all[i] = &served{}
-		asking.Go(func() { all[i].run(ctx, g, good, bads, stop) })
+		asking.Go(func() { all[i].run(ctx, g, of(t, 250*time.Millisecond, 50*time.Millisecond), good, bads, stop) })
 	}
 	rig.Pause(ctx, time.Until(ends.Add(-stale/2)))
 	stopped := time.Now()
@@ -134,21 +134,22 @@ func (f *fleet) bads(ctx context.Context, ends time.Time) ([]bad, error) {
 }
 
 // run asks until stop is closed: with the good token, with one of the bad ones each
-// time, and for readiness. None waits for the others.
-func (s *served) run(ctx context.Context, g *gateway, good minted, bads []bad, stop <-chan struct{}) {
+// time, and for readiness. None waits for the others. What was served last is known to
+// the gap between two requests: the shorter max_stale, the shorter that must be.
+func (s *served) run(ctx context.Context, g *gateway, gap time.Duration, good minted, bads []bad, stop <-chan struct{}) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	all.Go(func() {
 		a := g.agent()
 		defer a.close()
-		every(stop, func(int) {
+		every(gap, stop, func(int) {
 			begin := time.Now()
 			said := a.call(good.Token)
 			s.calls = append(s.calls, sample{begin, time.Now(), said.ok(), said.word()})
 		})
 	})
 	all.Go(func() {
-		every(stop, func(int) {
+		every(gap, stop, func(int) {
 			begin := time.Now()
 			ok := g.ready(ctx)
 			s.ready = append(s.ready, sample{begin, time.Now(), ok, ""})
@@ -156,7 +157,7 @@ func (s *served) run(ctx context.Context, g *gateway, good minted, bads []bad, s
 	})
 	a := g.agent()
 	defer a.close()
-	every(stop, func(i int) {
+	every(gap, stop, func(i int) {
 		bad := bads[i%len(bads)]
 		begin := time.Now()
 		said := a.post(bad.Token, bad.body)
@@ -168,12 +169,9 @@ func (s *served) run(ctx context.Context, g *gateway, good minted, bads []bad, s
 	})
 }
 
-// asked is how often each kind of request is sent.
-const asked = 250 * time.Millisecond
-
-// every runs f every so often until stop is closed.
-func every(stop <-chan struct{}, f func(i int)) {
-	pause := time.NewTimer(rand.N(asked))
+// every runs f so often until stop is closed.
+func every(gap time.Duration, stop <-chan struct{}, f func(i int)) {
+	pause := time.NewTimer(rand.N(gap))
 	defer pause.Stop()
 	for i := 0; ; i++ {
 		select {
@@ -183,7 +181,7 @@ func every(stop <-chan struct{}, f func(i int)) {
 		}
 		begin := time.Now()
 		f(i)
-		pause.Reset(max(asked-time.Since(begin), time.Millisecond))
+		pause.Reset(max(gap-time.Since(begin), time.Millisecond))
 	}
 }
 
@@ -230,10 +228,8 @@ func (w window) judge(samples []sample) *judged {
 }
 
 func (t *trial) judgeOutage(f *fleet, all []*served, w window) {
-	// The last word before the stop may be a second old: a short max_stale feels it. Serving
-	// ends somewhere between the last call accepted and the first refused: it was too long
-	// where the one is late, too short where the other is early.
-	low, high := min(w.stale*9/10, w.stale-1100*time.Millisecond), w.stale*11/10
+	// The last word before the stop may be a second old: a short max_stale feels it.
+	low, high := min(w.stale*9/10, w.stale-1200*time.Millisecond), w.stale*11/10
 	for _, kind := range []struct {
 		name    string
 		samples func(*served) []sample
@@ -251,8 +247,8 @@ func (t *trial) judgeOutage(f *fleet, all []*served, w window) {
 			words.merge(&j.words)
 		}
 		bound := fmt.Sprintf("max_stale %s ±10%%: %s to %s", w.stale, short(low), short(high))
-		t.within(lasts.at(1) <= high, kind.name+": last accepted after the stop, over the fleet", bound, "%s to %s", short(lasts.at(0)), short(lasts.at(1)))
-		t.within(firsts.at(0) >= low && firsts.at(1) <= high+asked, kind.name+": first refused", bound, "%s to %s", short(firsts.at(0)), short(firsts.at(1)))
+		t.within(lasts.at(0) >= low && lasts.at(1) <= high, kind.name+": last accepted after the stop, over the fleet", bound, "%s to %s", short(lasts.at(0)), short(lasts.at(1)))
+		t.within(firsts.at(0) >= low && firsts.at(1) <= high, kind.name+": first refused", bound, "%s to %s", short(firsts.at(0)), short(firsts.at(1)))
 		t.none(early+after, kind.name+": refused before the outage, or accepted again in it")
 		t.within(backs.at(1) <= 5*time.Second, kind.name+": all accepted again after going on", "≤ 5 s", "%s (%s)", short(backs.at(1)), backs)
 		if kind.name != "/readyz" {

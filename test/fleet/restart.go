@@ -329,7 +329,7 @@ func (x *restarted) untilStale(ctx context.Context) error {
 	err := x.each(func(g *gateway) error {
 		a := g.agent()
 		defer a.close()
-		every(stop, func(i int) {
+		every(250*time.Millisecond, stop, func(i int) {
 			begin := time.Now()
 			if a.call(x.tokens[i%len(x.tokens)].Token).ok() {
 				lasts[slices.Index(x.gateways, g)] = begin.Sub(x.stopped)

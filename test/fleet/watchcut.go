@@ -49,7 +49,7 @@ func watchCut(ctx context.Context, t *trial) error {
 		asking.Go(func() {
 			a := g.agent()
 			defer a.close()
-			every(stop, func(int) { x.words.add(a.call(steady.Token).word()) })
+			every(250*time.Millisecond, stop, func(int) { x.words.add(a.call(steady.Token).word()) })
 		})
 	}
 	began := time.Now()
