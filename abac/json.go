@@ -70,7 +70,7 @@ func (b *Bindings) wrong(path, message string) {
 // object hands the keys of an object to read, which says whether it knows the
 // key. Nulls are handed over too: they are values of keys that must be known.
 func (b *Bindings) object(path, known string, data []byte, read func(string, json.RawMessage) bool) {
-	if data = bytes.TrimSpace(data); len(data) == 0 || data[0] != '{' {
+	if data = trim(data); len(data) == 0 || data[0] != '{' {
 		b.wrong(path, "must be an object")
 		return
 	}
@@ -125,7 +125,10 @@ func printable(key string) string {
 	return "." + key
 }
 
-func absent(v []byte) bool { return string(bytes.TrimSpace(v)) == "null" }
+func absent(v []byte) bool { return string(trim(v)) == "null" }
+
+// trim takes away what JSON calls white space (RFC 8259 §2); Unicode has more of it.
+func trim(v []byte) []byte { return bytes.Trim(v, " \t\r\n") }
 
 func (b *Bindings) text(path string, v json.RawMessage) *string {
 	if absent(v) {
