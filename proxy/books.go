@@ -31,6 +31,9 @@ func (x *exchange) refuse(err error) {
 		}
 		return
 	}
+	if x.short {
+		x.client.short.answer = x.client.short.answer[:0] // of a fault that came behind it
+	}
 	var f *refusal
 	if !errors.As(err, &f) {
 		x.s.log.Error("a room returned an error that is no refusal", zap.String("request_id", x.requestID()), zap.Error(err))
@@ -53,7 +56,7 @@ func (x *exchange) refuse(err error) {
 		h.Set("X-Should-Retry", "false")
 	}
 	if f.row.code == codeRateLimited {
-		x.tellRates()
+		x.tellRates(h.SetBytesKV)
 	}
 	if f.close || x.bodyUnread() {
 		ctx.SetConnectionClose()

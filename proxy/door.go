@@ -39,14 +39,13 @@ type headers struct {
 // door lets a request in: framing, draining, a canonical path. It answers probes
 // itself.
 func (x *exchange) door() error {
-	x.readHeaders(x.ctx.Request.Header.RawHeaders())
+	x.readHeaders(x.headerLines())
 	if x.head.expects && x.ctx.Request.Header.IsHTTP11() && !strings.EqualFold(str(x.head.expect), "100-continue") {
 		return refuse(codeExpectation, "The only expectation that is met is 100-continue.").closing()
 	}
-	target := x.ctx.Request.Header.RequestURI()
-	x.path, x.query, _ = bytes.Cut(target, questionMark)
+	x.path, x.query, _ = bytes.Cut(x.requestTarget(), questionMark)
 	x.route = x.s.find(str(x.path))
-	if x.route != nil && x.route.action == 0 && str(x.ctx.Method()) != "POST" {
+	if x.route != nil && x.route.action == 0 && x.method() != "POST" {
 		return nil // probes answer while we drain
 	}
 	if x.s.refuses(x.client) {

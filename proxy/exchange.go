@@ -24,6 +24,7 @@ type exchange struct {
 	rt     *runtime // the config it began with
 	ctx    *fasthttp.RequestCtx
 	client *conn
+	short  bool // the request is the client's shortcut
 	began  time.Time
 	id     [idLen]byte
 
@@ -160,6 +161,7 @@ func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
 	x.s, x.ctx, x.rt = s, ctx, s.runtime.Load()
 	x.began = time.Now()
 	x.client, _ = ctx.Conn().(*conn)
+	x.short = x.client != nil && x.client.short.taken
 	x.newID()
 	x.life.fd = -1
 	x.life.since.Store(s.watcher.clock.Load())

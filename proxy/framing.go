@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"net"
 	"strings"
@@ -22,6 +23,7 @@ type conn struct {
 	maxHead int
 	once    sync.Once
 	limits  bounds
+	short   shortcut
 
 	state    connState
 	bodyLeft int64
@@ -29,6 +31,8 @@ type conn struct {
 	head     []byte // a head that came in pieces
 	later    []byte // what came behind the request that fasthttp has
 	ended    bool   // watch has met the end of one
+	plain    bool   // its head was one that a shortcut takes
+	headLen  int    // of it
 	blank    bool   // an empty line was passed before this head
 	asked    bool   // a request has come over this connection
 	spared   bool   // the next one is served while the drain refuses
@@ -48,6 +52,7 @@ const (
 
 // Read hands over bytes up to, and never into, a head that is refused.
 func (c *conn) Read(p []byte) (int, error) {
+	c.short.taken = false
 	if c.state == connFault {
 		return c.fail(p)
 	}
@@ -70,8 +75,12 @@ func (c *conn) Read(p []byte) (int, error) {
 	if n == 0 {
 		return n, err
 	}
+	before := c.began() || c.blank
 	ok := c.watch(p[:n])
 	if ok == n {
+		if c.ended && c.plain && !before && err == nil && p[0] == 'P' { // no empty line came first
+			return c.shorten(p[:n], c.headLen), nil
+		}
 		return n, err
 	}
 	if c.state != connFault {
@@ -227,6 +236,7 @@ func (c *conn) wholeHead(head []byte) {
 		c.refuse(fault)
 		return
 	}
+	c.plain, c.headLen = h.call && !h.special && h.length > 0, len(head)
 	switch {
 	case h.chunked:
 		c.state, c.chunks = connChunked, dechunker{strict: true}
@@ -239,6 +249,8 @@ func (c *conn) wholeHead(head []byte) {
 
 type framing struct {
 	http10  bool
+	call    bool // its line is a shortcut's
+	special bool // a header that a shortcut has no eye for
 	chunked bool
 	length  int64
 	hosts   int
@@ -289,6 +301,9 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 }
 
 func (h *framing) requestLine(line []byte) string {
+	if h.call = string(line) == shortcutLine; h.call {
+		return ""
+	}
 	method, rest, ok := bytes.Cut(line, space)
 	if !ok || len(method) == 0 || len(method) > 32 || !isToken(method) {
 		return "the request line's method"
@@ -329,12 +344,18 @@ func (h *framing) field(line []byte) string {
 	switch len(name) {
 	case len("Expect"):
 		if foldsTo(name, "expect") {
+			h.special = true
 			copy(name, "Expect") // fasthttp, which does not normalise names here, knows no other spelling
 		}
 	case len("Host"):
 		if foldsTo(name, "host") {
 			h.hosts++
+			h.special = h.special || !plainHost(value)
 			return hostFault(value)
+		}
+	case len("Connection"):
+		if foldsTo(name, "connection") && !strings.EqualFold(str(value), "keep-alive") {
+			h.special = true
 		}
 	case len("Content-Type"):
 		if foldsTo(name, "content-type") {
@@ -392,6 +413,23 @@ func hostFault(v []byte) string {
 	return ""
 }
 
+// plainHost takes a name or an IPv4 address, with or without a port, of which fasthttp
+// has nothing to say.
+func plainHost(v []byte) bool {
+	name, port, _ := bytes.Cut(v, []byte{':'})
+	for _, c := range name {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-') {
+			return false
+		}
+	}
+	for _, c := range port {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(name) > 0
+}
+
 // foldsTo compares a header name with a lower-case one, with "_" as "-": some
 // servers hand both to a program under one name.
 func foldsTo(name []byte, lower string) bool {
@@ -412,8 +450,17 @@ func foldsTo(name []byte, lower string) bool {
 	return true
 }
 
-// hasControl looks for what no header value may hold (RFC 9110 §5.5).
+// hasControl looks for what no header value may hold (RFC 9110 §5.5), eight bytes at a
+// time while there is neither that nor a tab.
 func hasControl(value []byte) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(value) >= 8; value = value[8:] {
+		v := binary.LittleEndian.Uint64(value)
+		del := v ^ ones*0x7f
+		if ((v-ones*' ')&^v|(del-ones)&^del)&highs != 0 {
+			break
+		}
+	}
 	for _, c := range value {
 		if c < ' ' && c != '\t' || c == 0x7f {
 			return true

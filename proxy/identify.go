@@ -134,7 +134,7 @@ func (x *exchange) checkRoute() error {
 		}
 		return refuse(codeUnknownEndpoint, "There is no %s here.%s These exist: %s.", x.pathForHumans(), hint, x.s.exist)
 	}
-	if str(x.ctx.Method()) != x.route.method {
+	if x.method() != x.route.method {
 		f := refuse(codeMethodNotAllowed, "%s takes %s.", x.route.path, x.route.allow)
 		f.allow = x.route.allow
 		return f

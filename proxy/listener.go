@@ -134,6 +134,20 @@ const writePiece = 256 << 10
 // Write lets the watcher see how long it takes, piece by piece: a client that
 // takes a large answer slowly is not idle.
 func (c *conn) Write(p []byte) (n int, err error) {
+	if len(c.short.answer) > 0 {
+		b := c.short.answer
+		if c.short.answer = b[:0]; cap(b) > keptAnswer {
+			c.short.answer = nil
+		}
+		if _, err := c.write(b); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	}
+	return c.write(p)
+}
+
+func (c *conn) write(p []byte) (n int, err error) {
 	for {
 		piece := p[n:min(len(p), n+writePiece)]
 		c.limits.writing.Store(c.s.watcher.clock.Load() + 1)

@@ -60,6 +60,9 @@ func isJSON(contentType []byte) bool {
 // limits.request_body, and counts it against limits.bodies while it is held.
 func (x *exchange) readBody() error {
 	limit := x.rt.cfg.Limits.RequestBody
+	if x.short {
+		return x.copyBody(limit)
+	}
 	length := int64(x.ctx.Request.Header.ContentLength())
 	if length > limit {
 		return tooLarge(limit)
@@ -93,6 +96,19 @@ func (x *exchange) readBody() error {
 			want = min(2*want, limit+1)
 		}
 	}
+}
+
+// copyBody takes a body that has come with its head.
+func (x *exchange) copyBody(limit int64) error {
+	b := x.client.short.body
+	if int64(len(b)) > limit {
+		return tooLarge(limit)
+	}
+	if err := x.room(int64(len(b))); err != nil {
+		return err
+	}
+	x.body = append(x.body[:0], b...)
+	return nil
 }
 
 // room makes the buffer hold n bytes.

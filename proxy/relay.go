@@ -247,6 +247,9 @@ func (x *exchange) pass(t *servedTarget) error {
 	if err := x.rejected(t); err != nil {
 		return err
 	}
+	if x.passAtOnce(t) {
+		return nil
+	}
 	x.setHead()
 	x.enter(awaitsBody)
 	if x.answer.streams() {
@@ -272,30 +275,36 @@ func (x *exchange) rejected(t *servedTarget) error {
 	return refuse(codeUpstreamCredential, "Target %s refused the gateway's own credential. Your token is not the cause; tell the gateway's operator.", t.up.id)
 }
 
-// setHead writes the answer's head: the allow-list and what is ours.
+// setHead writes the answer's head.
 func (x *exchange) setHead() {
-	a, h := &x.answer, &x.ctx.Response.Header
-	x.ctx.SetStatusCode(a.status)
+	h := &x.ctx.Response.Header
+	x.ctx.SetStatusCode(x.answer.status)
+	h.SetNoDefaultContentType(true)
+	x.tellHead(h.SetBytesKV)
+}
+
+// tellHead tells the headers of an answer: the allow-list's and what is ours.
+func (x *exchange) tellHead(put func(name, value []byte)) {
+	a := &x.answer
 	echoes := func(b []byte) bool { return a.status >= 400 && x.target.leaks(b) }
 	if len(a.contentType) > 0 && !echoes(a.contentType) {
-		h.SetContentTypeBytes(a.contentType)
-	} else {
-		h.SetNoDefaultContentType(true)
+		put(headContentType, a.contentType)
 	}
 	for _, p := range a.passed {
 		if !echoes(p.value) {
-			h.SetBytesKV(p.name, p.value)
+			put(p.name, p.value)
 		}
 	}
-	h.SetCanonical(headRequestID, x.id[:])
+	put(headRequestID, x.id[:])
 	if len(a.requestID) > 0 && len(a.requestID) <= 128 && !echoes(a.requestID) {
-		h.SetCanonical(headUpstreamRequestID, a.requestID)
+		put(headUpstreamRequestID, a.requestID)
 	}
-	h.SetCanonical(headTarget, x.target.idBytes)
-	x.tell()
+	put(headTarget, x.target.idBytes)
+	x.tell(put)
 }
 
 var (
+	headContentType       = []byte("Content-Type")
 	headRequestID         = []byte("X-Request-Id")
 	headUpstreamRequestID = []byte("X-Upstream-Request-Id")
 	headTarget            = []byte("X-Keeptrusts-Target")
@@ -321,11 +330,16 @@ func (x *exchange) takeWhole(t *servedTarget) ([]byte, error) {
 		x.drop()
 		return nil, refuse(codeUpstreamError, "Target %s answered %d with an error that can't be passed on.", t.up.id, x.answer.status)
 	}
+	x.meterWhole(body)
+	x.finishUpstream()
+	return body, nil
+}
+
+// meterWhole reads what a whole answer used.
+func (x *exchange) meterWhole(body []byte) {
 	if x.usage, x.metered = dialect.ReadUsage(body); !x.metered && x.owes {
 		x.emitted = dialect.EmittedWhole(body)
 	}
-	x.finishUpstream()
-	return body, nil
 }
 
 // readWhole reads the body into a buffer that the response will own. With an error

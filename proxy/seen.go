@@ -19,32 +19,31 @@ var (
 	headResetTokens       = []byte("X-Ratelimit-Reset-Tokens")
 )
 
-// tell writes into an answer's head what the call's admission left.
-func (x *exchange) tell() {
-	h := &x.ctx.Response.Header
+// tell tells in an answer's head what the call's admission left.
+func (x *exchange) tell(put func(name, value []byte)) {
 	if x.most.limit > 0 {
-		h.SetCanonical(headOutputLimit, strconv.AppendInt(x.text[:0], x.most.limit, 10))
+		put(headOutputLimit, strconv.AppendInt(x.text[:0], x.most.limit, 10))
 	}
 	if x.spends.counted {
 		if b := x.s.ledger.AppendRemaining(x.text[:0], x.spends.set); len(b) > 0 {
-			h.SetCanonical(headBudgetRemaining, b)
+			put(headBudgetRemaining, b)
 		}
 	}
-	x.tellRates()
+	x.tellRates(put)
 }
 
-// tellRates writes OpenAI's headers for the rate limits that the token has.
-func (x *exchange) tellRates() {
-	h, r := &x.ctx.Response.Header, &x.rates
+// tellRates tells of the rate limits that the token has, in OpenAI's headers.
+func (x *exchange) tellRates(put func(name, value []byte)) {
+	r := &x.rates
 	if r.LimitRequests > 0 {
-		h.SetCanonical(headLimitRequests, strconv.AppendInt(x.text[:0], r.LimitRequests, 10))
-		h.SetCanonical(headRemainingRequests, strconv.AppendInt(x.text[:0], max(0, r.RemainingRequests), 10))
-		h.SetCanonical(headResetRequests, appendReset(x.text[:0], r.ResetRequests))
+		put(headLimitRequests, strconv.AppendInt(x.text[:0], r.LimitRequests, 10))
+		put(headRemainingRequests, strconv.AppendInt(x.text[:0], max(0, r.RemainingRequests), 10))
+		put(headResetRequests, appendReset(x.text[:0], r.ResetRequests))
 	}
 	if r.LimitTokens > 0 {
-		h.SetCanonical(headLimitTokens, strconv.AppendInt(x.text[:0], r.LimitTokens, 10))
-		h.SetCanonical(headRemainingTokens, strconv.AppendInt(x.text[:0], max(0, r.RemainingTokens), 10))
-		h.SetCanonical(headResetTokens, appendReset(x.text[:0], r.ResetTokens))
+		put(headLimitTokens, strconv.AppendInt(x.text[:0], r.LimitTokens, 10))
+		put(headRemainingTokens, strconv.AppendInt(x.text[:0], max(0, r.RemainingTokens), 10))
+		put(headResetTokens, appendReset(x.text[:0], r.ResetTokens))
 	}
 }
 

@@ -192,6 +192,8 @@ func (s *Server) shut() {
 	}
 }
 
+const chatPath = "/v1/chat/completions"
+
 // handle serves one request. fasthttp does not recover: a panic here would end
 // the process.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
@@ -226,7 +228,7 @@ func (x *exchange) serve() error {
 	if err := x.door(); err != nil {
 		return err
 	}
-	if x.route != nil && x.route.action == 0 && x.route.takes(str(x.ctx.Method())) {
+	if x.route != nil && x.route.action == 0 && x.route.takes(x.method()) {
 		return x.route.serve(x)
 	}
 	if err := x.identify(); err != nil {
@@ -442,7 +444,7 @@ func (s *Server) routes() {
 	}
 	s.modelEndpoint = &endpoint{path: modelsPrefix + "{id}", method: "GET", allow: "GET", action: abac.Self, serve: (*exchange).model}
 	all := []*endpoint{
-		{path: "/v1/chat/completions", method: "POST", allow: "POST", action: abac.Execute, suffix: "/chat/completions", serve: (*exchange).chat},
+		{path: chatPath, method: "POST", allow: "POST", action: abac.Execute, suffix: "/chat/completions", serve: (*exchange).chat},
 		{path: "/v1/models", method: "GET", allow: "GET", action: abac.List, serve: (*exchange).models},
 		{path: "/v1/whoami", method: "GET", allow: "GET", action: abac.Self, serve: (*exchange).whoami},
 		probe("/health", (*exchange).health), probe("/healthz", (*exchange).health), probe("/readyz", (*exchange).readyz),

@@ -97,7 +97,7 @@ func (x *exchange) startEarly() error {
 	if x.turn == len(x.order)-1 { // else another may answer
 		h.SetCanonical(headTarget, x.target.idBytes)
 	}
-	x.tell()
+	x.tell(h.SetBytesKV)
 	x.life.spoke.Store(x.s.watcher.clock.Load())
 	return s.hand()
 }

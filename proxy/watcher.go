@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/valyala/fasthttp"
+
 	"github.com/keeptrusts/gateway/abac"
 )
 
@@ -21,7 +23,8 @@ const (
 // passed. fasthttp tells nothing of a client that leaves, and a deadline set at
 // every read costs more than one goroutine that looks at stamps.
 type watcher struct {
-	clock atomic.Int64 // nanoseconds since start, as of the last look
+	clock atomic.Int64           // nanoseconds since start, as of the last look
+	date  atomic.Pointer[[]byte] // of now, as a Date header has it
 	start time.Time
 	epoll int
 
@@ -50,6 +53,7 @@ func newWatcher(fault func(v any)) (*watcher, error) {
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	w.root.next, w.root.prev = &w.root, &w.root
+	w.setDate(w.start)
 	go w.run()
 	return w, nil
 }
@@ -72,11 +76,17 @@ func (w *watcher) run() {
 		case <-tick.C:
 			now := time.Since(w.start)
 			w.clock.Store(int64(now))
+			w.setDate(time.Now())
 			w.contained(func() { w.look(int64(now)) })
 			w.contained(func() { w.leavers(events) })
 			w.contained(func() { w.lookConns(int64(now)) })
 		}
 	}
+}
+
+func (w *watcher) setDate(now time.Time) {
+	b := fasthttp.AppendHTTPDate(nil, now)
+	w.date.Store(&b)
 }
 
 // contained keeps a fault of ours from ending the process.
