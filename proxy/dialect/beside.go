@@ -75,7 +75,7 @@ var fields = []field{
 var knowsAll = []string{"openai-compatible", "litellm"}
 
 // keptAnywhere are the keys that name stored objects wherever they stand in a message's
-// parts or in a tool. hinted knows what they have in common.
+// parts or in a tool. hints knows how they end.
 var keptAnywhere = []string{"file_id", "file_ids", "vector_store_ids", "container_id", "connector_id"}
 
 // plainTiers cost what the model's price says.
@@ -221,55 +221,37 @@ func plainString(value []byte) (string, bool) {
 }
 
 // lookInside looks through the messages and tools of a body that was read, where they
-// may name something: most don't, and are not read again.
-func (c *Call) lookInside(body []byte, messages, tools Span) *Problem {
-	if hinted(body) || tools != (Span{}) && hintedTool(body[tools.Start:tools.End]) {
-		w := finder{c: c, s: scanner{b: body, i: messages.Start}}
-		if messages != (Span{}) {
-			w.each('[', func() { w.message() })
-		}
-		if w.s.i = tools.Start; tools != (Span{}) {
-			w.each('[', func() { w.keyed("tools", true) })
-		}
-		return w.problem
+// may name something: most don't, and are not read again. hints are what was seen of both.
+func (c *Call) lookInside(body []byte, messages, tools Span, h hints) *Problem {
+	if !h.anywhere && !(h.inTool && tools != (Span{})) {
+		return nil
 	}
-	return nil
+	w := finder{c: c, s: scanner{b: body, i: messages.Start}}
+	if messages != (Span{}) {
+		w.each('[', func() { w.message() })
+	}
+	if w.s.i = tools.Start; tools != (Span{}) {
+		w.each('[', func() { w.keyed("tools", true) })
+	}
+	return w.problem
 }
 
-var (
-	// keepers stand before "_id" in all of keptAnywhere.
-	keepers = []string{"file", "store", "container", "connector"}
-	// escapeMark and longS may hide another spelling of a key.
-	escapeMark = []byte(`\u0`)
-	longS      = []byte("\u017f") // folds to s
-)
+// hints say whether some key may be one that message and keyed look for, in whatever
+// spelling; inTool: one that counts in tools alone.
+type hints struct{ anywhere, inTool bool }
 
-// hinted says whether one of the keys that message and keyed look for may stand in a
-// body, in whatever case.
-func hinted(body []byte) bool {
-	return stands(body, "_", keepers...) || stands(body, `o"`, "audi") || stands(body, `O"`, "audi") ||
-		bytes.Contains(body, escapeMark) || bytes.Contains(body, longS)
-}
-
-// hintedTool is hinted, for what keyed looks for in tools alone.
-func hintedTool(tools []byte) bool {
-	return stands(tools, `l"`, "mode") || stands(tools, `L"`, "mode") || stands(tools, `r"`, "containe") || stands(tools, `R"`, "containe")
-}
-
-// stands says whether one of the words stands before a mark, in whatever case. The mark
-// is looked for: it should be rare.
-func stands(b []byte, mark string, words ...string) bool {
-	for {
-		i := bytes.Index(b, []byte(mark))
-		if i < 0 {
-			return false
-		}
-		for _, w := range words {
-			if i >= len(w) && bytes.EqualFold(b[i-len(w):i], []byte(w)) {
-				return true
-			}
-		}
-		b = b[i+1:]
+// see takes a key as it is written. By its last letter most are known to be none.
+func (h *hints) see(key []byte, escaped bool) {
+	if len(key) == 0 {
+		return
+	}
+	switch last := key[len(key)-1]; {
+	case escaped || last >= utf8.RuneSelf:
+		h.anywhere = true
+	case last|0x20 == 'd' || last|0x20 == 's' || last|0x20 == 'o':
+		h.anywhere = h.anywhere || mistaken(key, keptAnywhere...) != "" || mistaken(key, "audio") != ""
+	case last|0x20 == 'l' || last|0x20 == 'r':
+		h.inTool = h.inTool || mistaken(key, "model", "container") != ""
 	}
 }
 

@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -149,23 +150,32 @@ func TestAdaptersReadWhatTheirProvidersDo(t *testing.T) {
 	}
 }
 
+func hintsOf(t *testing.T, value string) hints {
+	t.Helper()
+	s := scanner{b: []byte(value)}
+	if !s.skip(0) {
+		t.Fatalf("%s: %s", value, s.fault)
+	}
+	return s.hints
+}
+
 // A key that is looked for and not hinted at would pass unread.
 func TestWhateverIsLookedForInsideIsHintedAt(t *testing.T) {
 	for _, k := range append([]string{"audio"}, keptAnywhere...) {
 		for _, before := range []string{"", "x_id", "_id_id_"} {
-			for _, k := range []string{k, strings.ToUpper(k), strings.ToUpper(k[:1]) + k[1:], strings.Replace(k, "s", "\u017f", 1)} {
-				if body := `{"messages":[{"content":[{"` + before + `":1,"` + k + `":"x"}]}]}`; !hinted([]byte(body)) {
+			for _, k := range []string{k, strings.ToUpper(k), strings.ToUpper(k[:1]) + k[1:], strings.Replace(k, "s", "\u017f", 1), strings.ReplaceAll(k, "s", "\u017f"), fmt.Sprintf(`\u%04x`, k[0]) + k[1:]} {
+				if body := `{"messages":[{"content":[{"` + before + `":1,"` + k + `":"x"}]}]}`; !hintsOf(t, body).anywhere {
 					t.Errorf("%s is not", body)
 				}
 			}
 		}
 	}
 	for _, k := range []string{"model", "container", "Model", "MODEL", "containeR"} {
-		if !hintedTool([]byte(`[{"type":"x","` + k + `":"x"}]`)) {
+		if !hintsOf(t, `[{"type":"x","`+k+`":"x"}]`).inTool {
 			t.Errorf("a tool's %s is not", k)
 		}
 	}
-	if hinted([]byte(`{"messages":[{"role":"user","content":"my user_id, a tool_call_id"}]}`)) {
-		t.Error("other ids are: every such body is read twice")
+	if h := hintsOf(t, `{"messages":[{"role":"user","content":"a file_id, audio\u0041","tool_call_id":"x","annotations":[]}]}`); h != (hints{}) {
+		t.Errorf("others are too, %+v: every such body is read twice", h)
 	}
 }

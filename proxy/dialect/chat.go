@@ -90,42 +90,57 @@ func malformed(fault string, at int) *Problem {
 // members reads the top level's keys and values up to the closing brace.
 func (c *Call) members(s *scanner) *Problem {
 	var keys keySet
+	var seen uint16 // bit set of chatKeys
 	var messages, tools Span
 	if s.next() == '}' {
 		s.i++
 		return nil
 	}
 	for {
-		key, p := readKey(s, &keys, "")
+		key, p := readKey(s)
 		if p != nil {
 			return p
 		}
+		// A key in another spelling of one that is read is refused wherever it stands, so
+		// only the others need be compared as readers fold them.
+		known := chatKey(key)
+		if known < len(chatKeys) {
+			if seen&(1<<known) != 0 {
+				return ambiguous(chatKeys[known], "")
+			}
+			seen |= 1 << known
+		} else if !keys.add(key) {
+			return ambiguous(string(key), "")
+		}
+		if !s.colon() {
+			return malformed(s.fault, s.i)
+		}
 		s.space()
-		switch string(key) {
-		case "model":
+		switch known {
+		case keyModel:
 			p = c.readModel(s)
-		case "stream":
+		case keyStream:
 			c.Stream, _, p = readBool(s, "stream")
-		case "stream_options":
+		case keyStreamOptions:
 			p = c.readOptions(s)
-		case "max_tokens":
+		case keyMaxTokens:
 			c.MaxTokens, c.nulls[0], p = readCount(s, "max_tokens", maxLimit, -1)
-		case "max_completion_tokens":
+		case keyMaxCompletionTokens:
 			c.MaxCompletionTokens, c.nulls[1], p = readCount(s, "max_completion_tokens", maxLimit, -1)
-		case "max_output_tokens":
+		case keyMaxOutputTokens:
 			c.MaxOutputTokens, c.nulls[2], p = readCount(s, "max_output_tokens", maxLimit, -1)
-		case "n":
+		case keyN:
 			c.N, _, p = readCount(s, "n", maxChoices, 1)
-		case "modalities":
+		case keyModalities:
 			p = c.readModalities(s)
-		case "audio":
+		case keyAudio:
 			p = c.readAudio(s)
-		case "messages":
+		case keyMessages:
 			messages, p = skipped(s)
-		case "tools":
+		case keyTools:
 			tools, p = skipped(s)
 		default:
-			if name := mistaken(key, chatKeys...); name != "" {
+			if name := mistaken(key, chatKeys[:]...); name != "" {
 				return ambiguous(name, "")
 			}
 			f := besideField(key)
@@ -146,7 +161,7 @@ func (c *Call) members(s *scanner) *Problem {
 			return malformed(s.fault, s.i)
 		}
 		if !more {
-			return c.lookInside(s.b, messages, tools)
+			return c.lookInside(s.b, messages, tools, s.hints)
 		}
 	}
 }
@@ -160,9 +175,8 @@ func skipped(s *scanner) (Span, *Problem) {
 	return Span{from, s.i}, nil
 }
 
-// readKey takes a key and its colon, and refuses one that stands twice in its
-// object.
-func readKey(s *scanner, keys *keySet, prefix string) ([]byte, *Problem) {
+// readKey takes a key, up to its colon.
+func readKey(s *scanner) ([]byte, *Problem) {
 	if s.next() != '"' {
 		return nil, malformed("a key is missing or not quoted", s.i)
 	}
@@ -175,12 +189,6 @@ func readKey(s *scanner, keys *keySet, prefix string) ([]byte, *Problem) {
 		if key, ok = appendUnescaped(nil, key); !ok {
 			return nil, malformed("a key holds a lone surrogate", span.Start)
 		}
-	}
-	if !keys.add(key) {
-		return nil, ambiguous(string(key), prefix)
-	}
-	if !s.colon() {
-		return nil, malformed(s.fault, s.i)
 	}
 	return key, nil
 }
@@ -201,13 +209,41 @@ func mistaken(key []byte, names ...string) string {
 }
 
 // chatKeys are those that are read at the top of a body.
-var chatKeys = []string{"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "modalities", "audio", "messages", "tools"}
+var chatKeys = [...]string{
+	keyModel: "model", keyStream: "stream", keyStreamOptions: "stream_options",
+	keyMaxTokens: "max_tokens", keyMaxCompletionTokens: "max_completion_tokens", keyMaxOutputTokens: "max_output_tokens",
+	keyN: "n", keyModalities: "modalities", keyAudio: "audio", keyMessages: "messages", keyTools: "tools",
+}
+
+const (
+	keyModel = iota
+	keyStream
+	keyStreamOptions
+	keyMaxTokens
+	keyMaxCompletionTokens
+	keyMaxOutputTokens
+	keyN
+	keyModalities
+	keyAudio
+	keyMessages
+	keyTools
+)
+
+// chatKey is the place of a key among chatKeys, behind them all where it is none.
+func chatKey(key []byte) int {
+	for i, name := range chatKeys {
+		if string(key) == name {
+			return i
+		}
+	}
+	return len(chatKeys)
+}
 
 // maxNamed is the longest key that a refusal names: a credential is longer.
 const maxNamed = 32
 
 func ambiguous(key, prefix string) *Problem {
-	if name := mistaken([]byte(key), chatKeys...); name != "" {
+	if name := mistaken([]byte(key), chatKeys[:]...); name != "" {
 		key = name
 	} else if mistaken([]byte(key), "include_usage") != "" {
 		key = "include_usage"
@@ -308,9 +344,15 @@ func (c *Call) optionMembers(s *scanner) *Problem {
 	const prefix = "stream_options."
 	var keys keySet
 	for {
-		key, p := readKey(s, &keys, prefix)
+		key, p := readKey(s)
 		if p != nil {
 			return p
+		}
+		if !keys.add(key) {
+			return ambiguous(string(key), prefix)
+		}
+		if !s.colon() {
+			return malformed(s.fault, s.i)
 		}
 		s.space()
 		switch {

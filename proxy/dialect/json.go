@@ -34,6 +34,7 @@ type scanner struct {
 	b     []byte
 	i     int
 	fault string
+	hints hints // of the objects that were skipped
 }
 
 func (s *scanner) fail(fault string) bool {
@@ -110,9 +111,11 @@ func (s *scanner) skipObject(around int) bool {
 		if s.next() != '"' {
 			return s.fail("a key is missing or not quoted")
 		}
-		if _, _, ok := s.str(); !ok {
+		span, escaped, ok := s.str()
+		if !ok {
 			return false
 		}
+		s.hints.see(s.b[span.Start:span.End], escaped)
 		if !s.colon() || !s.skip(around+1) {
 			return false
 		}

@@ -39,10 +39,7 @@ func ReadUsage(body []byte) (Usage, bool) {
 // JSON; what a colon follows is a key; and where members and one brace are all that
 // comes after it, its object is the outermost.
 func lastUsage(body []byte) (u Usage, known, ok bool) {
-	at := len(body) - len(`"usage"`)
-	for at >= 0 && (body[at+1] != 'u' || string(body[at:at+len(`"usage"`)]) != `"usage"`) { // bytes.LastIndex hashes
-		at--
-	}
+	at := lastUsageKey(body)
 	before := at - 1
 	for before >= 0 && isSpace(body[before]) {
 		before--
@@ -51,7 +48,7 @@ func lastUsage(body []byte) (u Usage, known, ok bool) {
 		return Usage{}, false, false
 	}
 	s := scanner{b: body, i: at}
-	if key, ok := plainKey(&s); !ok || key != "usage" || s.next() != '{' {
+	if key, ok := plainKey(&s); !ok || string(key) != "usage" || s.next() != '{' {
 		return Usage{}, false, false
 	}
 	u, known = readCounts(&s)
@@ -78,6 +75,30 @@ func lastUsage(body []byte) (u Usage, known, ok bool) {
 	return u, known, true
 }
 
+const usageKey = `"usage"`
+
+// usageSkip is how far back the next place lies where usageKey may begin, by the byte
+// at this one.
+var usageSkip = func() (t [256]uint8) {
+	for i := range t {
+		t[i] = uint8(len(usageKey))
+	}
+	for i := len(usageKey) - 1; i > 0; i-- {
+		t[usageKey[i]] = uint8(i)
+	}
+	return t
+}()
+
+// lastUsageKey finds the last usageKey in b; negative: none. bytes.LastIndex would hash
+// every byte.
+func lastUsageKey(b []byte) int {
+	at := len(b) - len(usageKey)
+	for at >= 0 && (b[at] != '"' || string(b[at:at+len(usageKey)]) != usageKey) {
+		at -= int(usageSkip[b[at]])
+	}
+	return at
+}
+
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 
 // readUsage also says whether there is usage, believed or not, and choices is
@@ -98,10 +119,10 @@ func readUsage(body []byte) (u Usage, known, only bool) {
 			return Usage{}, false, false
 		}
 		switch {
-		case key == "usage" && s.next() == '{':
+		case string(key) == "usage" && s.next() == '{':
 			u, known = readCounts(&s)
 			told, ok = true, s.fault == ""
-		case key == "choices" && s.next() == '[':
+		case string(key) == "choices" && s.next() == '[':
 			from := s.i
 			ok = s.pass()
 			inner := scanner{b: body, i: from + 1}
@@ -149,51 +170,20 @@ func (s *scanner) pass() bool {
 	return s.fail("it ends too early")
 }
 
-// plainKey takes a key and its colon. One with escapes is no key that is read.
-func plainKey(s *scanner) (string, bool) {
+// plainKey takes a key and its colon. One with escapes is no key that is read: it is
+// empty.
+func plainKey(s *scanner) ([]byte, bool) {
 	if s.next() != '"' {
-		return "", false
+		return nil, false
 	}
 	span, escaped, ok := s.str()
 	if !ok || !s.colon() {
-		return "", false
+		return nil, false
 	}
 	if escaped {
-		return "", true
+		return nil, true
 	}
-	switch string(s.b[span.Start:span.End]) { // constants, so that nothing is copied
-	case "usage":
-		return "usage", true
-	case "choices":
-		return "choices", true
-	case "prompt_tokens":
-		return "prompt_tokens", true
-	case "completion_tokens":
-		return "completion_tokens", true
-	case "prompt_tokens_details":
-		return "prompt_tokens_details", true
-	case "completion_tokens_details":
-		return "completion_tokens_details", true
-	case "cached_tokens":
-		return "cached_tokens", true
-	case "cache_write_tokens":
-		return "cache_write_tokens", true
-	case "cache_creation_tokens":
-		return "cache_creation_tokens", true
-	case "cache_creation_input_tokens":
-		return "cache_creation_input_tokens", true
-	case "cache_read_input_tokens":
-		return "cache_read_input_tokens", true
-	case "prompt_cache_hit_tokens":
-		return "prompt_cache_hit_tokens", true
-	case "audio_tokens":
-		return "audio_tokens", true
-	case "reasoning_tokens":
-		return "reasoning_tokens", true
-	case "total_tokens":
-		return "total_tokens", true
-	}
-	return "", true
+	return s.b[span.Start:span.End], true
 }
 
 // counts are those of a usage object as the provider writes them: details are
@@ -208,7 +198,7 @@ type counts struct {
 
 func readCounts(s *scanner) (Usage, bool) {
 	var c counts
-	c.object(s, 2, "")
+	c.object(s, 2, noDetail)
 	if s.fault != "" || c.lost || !c.hasPrompt && !c.hasCompletion {
 		return Usage{}, false
 	}
@@ -241,7 +231,7 @@ func part(left *int64, n int64) int64 {
 
 // object reads the members of usage, or of one of its details; around is how many
 // objects they stand in.
-func (c *counts) object(s *scanner, around int, in string) {
+func (c *counts) object(s *scanner, around int, in detail) {
 	s.i++
 	if s.next() == '}' {
 		s.i++
@@ -253,11 +243,13 @@ func (c *counts) object(s *scanner, around int, in string) {
 			s.fail("usage is malformed")
 			return
 		}
-		if s.next() == '{' && in == "" && (key == "prompt_tokens_details" || key == "completion_tokens_details") {
-			c.object(s, around+1, key)
-		} else if to := c.field(in, key); to != nil {
+		to, inside := c.field(in, key)
+		switch {
+		case inside != noDetail && s.next() == '{':
+			c.object(s, around+1, inside)
+		case to != nil:
 			c.number(s, to, around)
-		} else {
+		default:
 			s.skip(around)
 		}
 		if s.fault != "" {
@@ -269,40 +261,57 @@ func (c *counts) object(s *scanner, around int, in string) {
 	}
 }
 
-func (c *counts) field(in, key string) *int64 {
+// detail is a part of usage whose counts are parts of a total.
+type detail uint8
+
+const (
+	noDetail detail = iota
+	ofPrompt
+	ofCompletion
+)
+
+// field returns where a key's count is kept, or whose details it opens.
+func (c *counts) field(in detail, key []byte) (to *int64, inside detail) {
 	switch in {
-	case "":
-		switch key {
+	case noDetail:
+		switch string(key) {
 		case "prompt_tokens":
-			return &c.prompt
+			return &c.prompt, noDetail
 		case "completion_tokens":
-			return &c.completion
+			return &c.completion, noDetail
 		case "total_tokens":
-			return &c.total
+			return &c.total, noDetail
+		case "prompt_tokens_details":
+			return nil, ofPrompt
+		case "completion_tokens_details":
+			return nil, ofCompletion
 		case "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens": // Moonshot, DeepSeek, LiteLLM
-			return &c.read
+			return &c.read, noDetail
 		case "cache_creation_input_tokens":
-			return &c.written
+			return &c.written, noDetail
 		}
-	case "prompt_tokens_details":
-		switch key {
+	case ofPrompt:
+		switch string(key) {
 		case "cached_tokens":
-			return &c.cached
+			return &c.cached, noDetail
 		case "cache_write_tokens", "cache_creation_tokens":
-			return &c.cacheWrite
+			return &c.cacheWrite, noDetail
 		case "audio_tokens":
-			return &c.audioIn
+			return &c.audioIn, noDetail
 		}
-	case "completion_tokens_details":
-		switch key {
+	case ofCompletion:
+		switch string(key) {
 		case "reasoning_tokens":
-			return &c.reasoning
+			return &c.reasoning, noDetail
 		case "audio_tokens":
-			return &c.audioOut
+			return &c.audioOut, noDetail
 		}
 	}
-	return nil
+	return nil, noDetail
 }
+
+// endsNumber says whether a byte can't be a part of one.
+func endsNumber(c byte) bool { return c == ',' || c == '}' || isSpace(c) }
 
 // number reads a count: an integer of at least 0; null is as if it were not there.
 // Anything else makes the usage one that can't be believed.
@@ -312,8 +321,10 @@ func (c *counts) number(s *scanner, to *int64, around int) {
 		return
 	}
 	from := s.i
-	if !s.skip(around) {
-		return
+	if !s.digits() || s.i == len(s.b) || s.i-from > 1 && s.b[from] == '0' || !endsNumber(s.b[s.i]) {
+		if s.i = from; !s.skip(around) { // it is another value
+			return
+		}
 	}
 	n := int64(0)
 	for _, d := range s.b[from:s.i] {
