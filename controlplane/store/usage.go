@@ -104,6 +104,15 @@ func sums(n *budget.Settlement) UsageRow {
 	return r
 }
 
+// usageWidth is how many columns a row of usage has: what it is told apart by, and sums.
+var usageWidth = 6 + len(usageAmounts)
+
+func insertUsage(numbered bool, rows int) string {
+	return `INSERT INTO usage (org_id, day, token_id, team_id, model, target, ` + strings.Join(usageAmounts, ", ") +
+		`) VALUES ` + values(numbered, rows, usageWidth) + ` ON CONFLICT (org_id, day, token_id, team_id, model, target) DO UPDATE SET ` +
+		added("usage", usageAmounts...)
+}
+
 // addUsage adds the sums of a batch to those kept.
 func (b *batch) addUsage(ctx context.Context) error {
 	rows := make([]*UsageRow, 0, len(b.usage))
@@ -114,16 +123,13 @@ func (b *batch) addUsage(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(x.Day, y.Day), cmp.Compare(x.TokenID, y.TokenID), cmp.Compare(x.TeamID, y.TeamID),
 			cmp.Compare(x.Model, y.Model), cmp.Compare(x.Target, y.Target))
 	})
-	columns := 6 + len(usageAmounts)
 	for part := range slices.Chunk(rows, rowsAtOnce) {
-		args := make([]any, 0, columns*len(part))
+		args := make([]any, 0, usageWidth*len(part))
 		for _, r := range part {
 			args = append(args, b.org, r.Day, r.TokenID, r.TeamID, r.Model, r.Target)
 			args = append(args, r.amounts()...)
 		}
-		if _, err := b.exec(ctx, `INSERT INTO usage (org_id, day, token_id, team_id, model, target, `+strings.Join(usageAmounts, ", ")+
-			`) VALUES `+values(b.turns, len(part), columns)+` ON CONFLICT (org_id, day, token_id, team_id, model, target) DO UPDATE SET `+
-			added("usage", usageAmounts...), args...); err != nil {
+		if _, err := b.exec(ctx, insertUsage(b.turns, len(part)), args...); err != nil {
 			return fmt.Errorf("add up usage: %w", err)
 		}
 	}
