@@ -165,6 +165,28 @@ func unhex(c byte) (byte, bool) {
 	return 0, false
 }
 
+// between says whether the next byte is the first of a chunk.
+func (d *dechunker) between() bool { return d.state == chunkSize && d.digits == 0 }
+
+// wholeChunk returns the payload where b is one chunk and nothing else, without
+// extensions; nil: it is not.
+func wholeChunk(b []byte) []byte {
+	const mostDigits = 8
+	size, i := 0, 0
+	for ; i < len(b) && i <= mostDigits; i++ {
+		v, ok := unhex(b[i])
+		if !ok {
+			break
+		}
+		size = size<<4 | int(v)
+	}
+	if from := i + 2; i > 0 && i <= mostDigits && size > 0 && len(b) == from+size+2 &&
+		b[i] == '\r' && b[i+1] == '\n' && b[from+size] == '\r' && b[from+size+1] == '\n' {
+		return b[from : from+size]
+	}
+	return nil
+}
+
 const (
 	lowerHex = "0123456789abcdef"
 	// frameRoom is what a chunk's size line may need before its payload.

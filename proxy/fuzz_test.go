@@ -113,6 +113,7 @@ func FuzzDechunker(f *testing.F) {
 	for _, s := range []string{
 		"5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\n\r\n", "0\r\nX: 1\r\n\r\n", "00a\r\n0123456789\r\n0\r\n\r\nrest", "5 \r\nhello\r\n0\r\n\r\n",
 		"5\nhello\n0\n\n", "FFFFFFFFFFFFFFFFF\r\n", "5\r\nhello0\r\n\r\n", "5\r\nhelloXX0\r\n\r\n", "\r\n", "1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+		"5\r\nhello\r\n", "005\r\nhello\r\n", "A\r\n0123456789\r\n", "5\r\nhello\r\nx", "5\r\nhello\r\r", "5;a\r\nhello\r\n", "000000000005\r\nhello\r\n", "FFFFFFFFFFFFFFFF\r\n\r\n",
 	} {
 		f.Add([]byte(s), uint8(3), true)
 		f.Add([]byte(s), uint8(0), false)
@@ -132,6 +133,16 @@ func FuzzDechunker(f *testing.F) {
 				}
 			}
 			return payload, used, d.done(), nil
+		}
+		if p := wholeChunk(data); p != nil {
+			d := dechunker{strict: strict}
+			payload, used, err := d.next(data)
+			if err != nil || !bytes.Equal(payload, p) {
+				t.Fatalf("one chunk of %q, else %q %v", p, payload, err)
+			}
+			if _, n, err := d.next(data[used:]); err != nil || used+n != len(data) || !d.between() {
+				t.Fatalf("%q is more or less than one chunk: %v", data, err)
+			}
 		}
 		payload, used, done, err := run(len(data) + 1)
 		payload2, used2, done2, err2 := run(1 + int(piece))

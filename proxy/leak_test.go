@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keeptrusts/gateway/token"
 )
@@ -46,6 +47,20 @@ func TestNoErrorOfAnUpstreamCarriesItsKey(t *testing.T) {
 				t.Error("it ends as if all were well")
 			}
 		})
+	}
+	apart := scripted(t, func(c *callee) {
+		for c.request() != "" {
+			c.send(sseHead)
+			for _, content := range []string{"a", "b", targetSecret, "c"} {
+				c.send(chunk(`data: {"error":null,"choices":[{"index":0,"delta":{"content":"` + content + `"}}]}` + "\n\n"))
+				time.Sleep(20 * time.Millisecond)
+			}
+			c.send(lastChunk)
+		}
+	})
+	gapart := start(t, plainConfig(apart.url))
+	if r := gapart.do(call(gapart.key, streamBody)); strings.Contains(r.body, targetSecret) || !strings.Contains(r.body, `"b"`) {
+		t.Errorf("in events that are alike: %d %s", r.status, r.body)
 	}
 	g := start(t, plainConfig(answering(t, answer(400, "openai-version: 1\r\n", body("sk-other"))).url))
 	if r := g.do(call(g.key, plainBody)); r.status != 400 || r.body != body("sk-other") || r.header.Get("openai-version") != "1" {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strconv"
 	"time"
@@ -116,7 +117,11 @@ func (s *stream) pump() error {
 	for !s.ended {
 		x.enter(awaitsBody)
 		if err := x.more(); err == nil {
-			if err := s.pass(); err != nil {
+			passed, err := s.passChunk()
+			if !passed {
+				err = s.pass()
+			}
+			if err != nil {
 				return err
 			}
 		} else if err == io.EOF && x.answer.length == untilClose && x.aborted() == notAborted {
@@ -131,6 +136,29 @@ func (s *stream) pump() error {
 	}
 	x.finishUpstream()
 	return nil
+}
+
+// passChunk hands on what has come where that is one chunk with one event like those
+// before it, which is most of a stream: framing and all, for there is nothing in it to
+// look for. False: it is something else, and nothing was taken.
+func (s *stream) passChunk() (passed bool, err error) {
+	x := s.x
+	c := x.life.up
+	if x.answer.length != chunkedBody || s.bare || s.marked || s.limit != math.MaxInt64 || x.rec.FirstByte == 0 || !s.chunks.between() {
+		return false, nil
+	}
+	b := c.buf[c.r:c.w]
+	if payload := wholeChunk(b); payload == nil || !x.meter.Pass(payload) {
+		return false, nil
+	}
+	c.r = c.w
+	x.enter(writesClient)
+	_, err = x.client.Write(b)
+	s.heard = x.s.watcher.clock.Load()
+	if err != nil {
+		return true, s.clientGone()
+	}
+	return true, nil
 }
 
 // pass takes what has come and writes it, also what came before a fault. A client

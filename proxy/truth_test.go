@@ -325,6 +325,19 @@ func TestStreamsPassByteForByteWhateverTheirPieces(t *testing.T) {
 			}
 			c.send(sseHead + b.String() + lastChunk)
 		},
+		"an event a read": func(c *callee, s string) {
+			c.send(sseHead)
+			for s != "" {
+				n := len(s)
+				if i := strings.Index(s, "\n\n"); i >= 0 && n < 10_000 {
+					n = i + 2
+				}
+				c.send(chunk(s[:n]))
+				s = s[n:]
+				time.Sleep(3 * time.Millisecond)
+			}
+			c.send(lastChunk)
+		},
 		"with a length": func(c *callee, s string) { c.send(sizedHead("text/event-stream", len(s)) + s) },
 		"until close": func(c *callee, s string) {
 			c.send("HTTP/1.0 200 OK\r\nContent-Type: Text/Event-Stream\r\n\r\n" + s)
@@ -356,6 +369,42 @@ func TestStreamsPassByteForByteWhateverTheirPieces(t *testing.T) {
 	eventually(t, "the usage of every stream that told it", func() bool {
 		return g.metric("keeptrusts_gateway_tokens_total", "direction=output") == want
 	})
+}
+
+// An event like the one before it passes in the provider's own framing.
+func TestAChunkWithNothingToReadPassesAsItIs(t *testing.T) {
+	t.Parallel()
+	next := make(chan bool)
+	u := scripted(t, func(c *callee) {
+		for c.request() != "" {
+			c.send(sseHead)
+			for i := range 3 {
+				c.send("00" + chunk(event(i)))
+				<-next
+			}
+			c.send(lastChunk)
+		}
+	})
+	g := start(t, plainConfig(u.url))
+	w := g.dial()
+	w.send(call(g.key, streamBody))
+	got := ""
+	for i := range 3 {
+		for b := make([]byte, 4<<10); !strings.Contains(got, event(i)); {
+			n, err := w.r.Read(b)
+			if err != nil {
+				t.Fatalf("%v after %q", err, got)
+			}
+			got += string(b[:n])
+		}
+		next <- true
+	}
+	if !strings.HasSuffix(got, "00"+chunk(event(2))) {
+		t.Errorf("ends with %q", got[len(got)-min(len(got), 300):])
+	}
+	if !strings.Contains(got, chunk(event(0))) || strings.Contains(got, "00"+chunk(event(0))) {
+		t.Errorf("the first, which was read, is %q", got)
+	}
 }
 
 func TestUsageThatNobodyAskedForIsTakenOut(t *testing.T) {

@@ -181,6 +181,8 @@ func FuzzMeter(f *testing.F) {
 	f.Add([]byte("event: x\ndata\nid: 1\n\n"+told), []byte{4, 4}, false)
 	f.Add([]byte(strings.Repeat(plainChunk, 3)+askedChunk+usageChunk+"data: [DONE]\n\n"), []byte{250, 7, 0, 90}, true)
 	f.Add([]byte(chunkOf(`[{"index":1,"delta":{"content":"ab"},"finish_reason":"stop"},{"index":0,"delta":{"reasoning":["c",{"d":"e"}]}}]`)+deltaOf(`{"role":"x","content":"y"}`)+deltaOf(`{"role":"x","content":""}`)), []byte{99}, false)
+	one := byte(len(plainChunk))
+	f.Add([]byte(strings.Repeat(plainChunk, 4)+usageChunk), []byte{one, one, one, one}, true)
 	f.Add([]byte("\n\r\r\n\n"+told+"\r\r\ndata:[DONE]\r\r"), []byte{1}, true)
 	f.Fuzz(func(t *testing.T, stream, cuts []byte, takeOut bool) {
 		var whole, bytewise, cut Meter
@@ -212,7 +214,11 @@ func checkPieces(t *testing.T, m, whole *Meter, stream []byte, want string, size
 	for rest := stream; len(rest) > 0; {
 		n := min(size(), len(rest))
 		piece := bytes.Clone(rest[:n])
-		got = append(got, m.Next(piece)...)
+		if m.Pass(piece) {
+			got = append(got, piece...)
+		} else {
+			got = append(got, m.Next(piece)...)
+		}
 		clear(piece) // nothing of it may be needed later
 		rest = rest[n:]
 	}

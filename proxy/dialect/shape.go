@@ -13,10 +13,12 @@ type shape struct {
 	hole, pad Span   // what may differ, between quotes; pad lies behind, or is empty
 }
 
+var errorKey = []byte(`"error"`)
+
 // keep takes the event whose JSON begins at. r has read it.
 func (s *shape) keep(event []byte, at int, r *reader) {
 	s.event = s.event[:0]
-	if r.texts != 1 || r.sound+r.pictures > 0 || len(event) > maxShape || !endsEvent(event) {
+	if r.texts != 1 || r.sound+r.pictures > 0 || len(event) > maxShape || !endsEvent(event) || bytes.Contains(event, errorKey) {
 		return
 	}
 	s.event = append(s.event, event...)

@@ -88,6 +88,29 @@ func (m *Meter) Next(p []byte) []byte {
 	return m.out
 }
 
+// Pass takes p as Next does where it is one event of the shape of the last one that was
+// read, and says whether it is: then it goes on as it is, and tells neither usage nor an
+// error. Else nothing was taken.
+func (m *Meter) Pass(p []byte) bool {
+	if len(m.held) > 0 || m.passing {
+		return false
+	}
+	n, text := m.shape.fit(p)
+	if n == 0 || n != len(p) {
+		return false
+	}
+	m.fits(text)
+	return true
+}
+
+// fits counts an event of the shape.
+func (m *Meter) fits(text int64) {
+	if text > 0 {
+		m.tally.text += text
+		m.tally.events++
+	}
+}
+
 // End returns what is still held when the upstream has ended by itself.
 func (m *Meter) End() []byte {
 	m.out = m.out[:0]
@@ -160,10 +183,7 @@ func (m *Meter) ordinary(p []byte) (n int) {
 		if used == 0 {
 			break
 		}
-		if text > 0 {
-			m.tally.text += text
-			m.tally.events++
-		}
+		m.fits(text)
 		n += used
 	}
 	return n
