@@ -31,9 +31,6 @@ func (x *exchange) refuse(err error) {
 		}
 		return
 	}
-	if x.short {
-		x.client.short.answer = x.client.short.answer[:0] // of a fault that came behind it
-	}
 	var f *refusal
 	if !errors.As(err, &f) {
 		x.s.log.Error("a room returned an error that is no refusal", zap.String("request_id", x.requestID()), zap.Error(err))

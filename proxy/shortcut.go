@@ -74,9 +74,9 @@ func (x *exchange) passAtOnce(t *servedTarget) bool {
 	from := len(b)
 	b = append(b, c.buf[c.r:c.r+int(a.length)]...)
 	c.r += int(a.length)
-	x.client.short.answer = b
 	x.meterWhole(b[from:])
 	x.finishUpstream()
+	x.client.short.answer = b // last, so that a fault is answered in its own words
 	x.close("")
 	return true
 }

@@ -156,6 +156,22 @@ func TestACallIsAnsweredAlikeByBothWays(t *testing.T) {
 	}
 }
 
+func TestALimitOfBodiesHoldsForTheShortWayToo(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url), func(o *Options) { o.Config.Limits.RequestBody = int64(len(plainBody)) })
+	w := g.dial()
+	if w.send(call(g.key, plainBody)); w.must().status != 200 {
+		t.Error("a body of the limit's size is refused")
+	}
+	if w.send(call(g.key, plainBody+" ")); w.must().problem().Code != codeBodyTooLarge {
+		t.Error("a larger one is not")
+	}
+	if n := len(u.seen()); n != 1 {
+		t.Errorf("%d calls upstream", n)
+	}
+}
+
 // A connection keeps serving, and never writes an answer twice, whichever ways its
 // calls take.
 func TestTheTwoWaysTakeTurns(t *testing.T) {
@@ -175,13 +191,13 @@ func TestTheTwoWaysTakeTurns(t *testing.T) {
 		switch i % 5 {
 		case 0, 1:
 			w.send(short)
-		case 2:
+		case 3:
 			w.send(denied)
 			if r := w.must(); r.status != 404 && r.status != 403 {
 				t.Fatalf("%d %s", r.status, r.body)
 			}
 			continue
-		case 3:
+		case 2:
 			w.send(chunkedCall(g.key, plainBody))
 		case 4:
 			if !w.alive() {

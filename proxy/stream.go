@@ -144,7 +144,7 @@ func (s *stream) pump() error {
 func (s *stream) passChunk() (passed bool, err error) {
 	x := s.x
 	c := x.life.up
-	if x.answer.length != chunkedBody || s.bare || s.marked || s.limit != math.MaxInt64 || x.rec.FirstByte == 0 || !s.chunks.between() {
+	if x.answer.length != chunkedBody || s.bare || s.limit != math.MaxInt64 || x.rec.FirstByte == 0 || !s.chunks.between() {
 		return false, nil
 	}
 	b := c.buf[c.r:c.w]

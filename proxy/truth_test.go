@@ -407,6 +407,25 @@ func TestAChunkWithNothingToReadPassesAsItIs(t *testing.T) {
 	}
 }
 
+// What looks like a chunk and lies inside one is payload.
+func TestAChunkInsideAChunkIsPayload(t *testing.T) {
+	t.Parallel()
+	inner := chunk(event(2))
+	u := scripted(t, func(c *callee) {
+		for c.request() != "" {
+			c.send(sseHead + chunk(event(0)))
+			for _, piece := range []string{fmt.Sprintf("%x\r\n", len(event(1))+len(inner)) + event(1), inner, "\r\n", chunk(event(3)), lastChunk} {
+				time.Sleep(20 * time.Millisecond)
+				c.send(piece)
+			}
+		}
+	})
+	g := start(t, plainConfig(u.url))
+	if r := g.do(call(g.key, streamBody)); r.err != nil || r.body != event(0)+event(1)+inner+event(3) {
+		t.Errorf("%v %q", r.err, r.body)
+	}
+}
+
 func TestUsageThatNobodyAskedForIsTakenOut(t *testing.T) {
 	t.Parallel()
 	url, _ := simulated(t)

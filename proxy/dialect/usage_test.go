@@ -80,6 +80,8 @@ func TestReadUsageBelievesNothingElse(t *testing.T) {
 		{"usage in content", `{"content":"\"usage\":` + strings.ReplaceAll(counts, `"`, `\"`) + `"}`},
 		{"a negative count", `{"usage":{"prompt_tokens":-1,"completion_tokens":2}}`},
 		{"a negative part", `{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}}`},
+		{"no digits", `{"usage":{"prompt_tokens":,"completion_tokens":2}}`},
+		{"a leading zero", `{"usage":{"prompt_tokens":012,"completion_tokens":2}}`},
 		{"minus zero", `{"usage":{"prompt_tokens":-0}}`},
 		{"a fraction", `{"usage":{"prompt_tokens":1.5}}`},
 		{"an exponent", `{"usage":{"prompt_tokens":1e3}}`},
