@@ -47,6 +47,9 @@ func deaf(t *testing.T, n, piece int, gone chan<- struct{}) *upstreamScript {
 			cut := min(piece, len(all))
 			c.send(chunk(all[:cut]))
 			all = all[cut:]
+			if cut == len(letter(0)) {
+				time.Sleep(3 * time.Millisecond) // so that it is read alone
+			}
 		}
 		if gone != nil {
 			c.gone()
@@ -69,6 +72,7 @@ func TestAStreamThatOutgrowsItsBudgetEndsWholeByProtocol(t *testing.T) {
 		{"tokens", budget.Tokens, "HTTP/1.1", true, 1 << 20},
 		{"tokens, without usage", budget.Tokens, "HTTP/1.1", false, 1 << 20},
 		{"tokens, in small pieces", budget.Tokens, "HTTP/1.1", true, 7},
+		{"tokens, an event a read", budget.Tokens, "HTTP/1.1", true, len(letter(0))},
 		{"usd", budget.USD, "HTTP/1.1", true, 500},
 		{"HTTP/1.0", budget.Tokens, "HTTP/1.0", true, 500},
 	} {
