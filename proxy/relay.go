@@ -247,7 +247,7 @@ func (x *exchange) pass(t *servedTarget) error {
 	if err := x.rejected(t); err != nil {
 		return err
 	}
-	if x.passAtOnce(t) {
+	if x.passAtOnce() {
 		return nil
 	}
 	x.setHead()

@@ -61,7 +61,7 @@ func (x *exchange) headerLines() []byte {
 
 // passAtOnce writes an answer that has come whole beside fasthttp's response. False: it
 // is one for the long way.
-func (x *exchange) passAtOnce(t *servedTarget) bool {
+func (x *exchange) passAtOnce() bool {
 	a, c := &x.answer, x.life.up
 	if !x.short || a.status != 200 || a.streams() || a.length < 0 || a.encoded || int64(c.w-c.r) < a.length || x.s.draining.Load() != serving {
 		return false

@@ -66,16 +66,18 @@ func logged(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, args[1]+" in the log of "+args[0], found)
 }
 
-// http [-t TOKEN] [-d BODY] [-H HEADER] [-until STATUS] METHOD URL: prints status, headers and
-// body. With -until it asks again until it gets the status.
+// http [-t TOKEN] [-d BODY] [-H HEADER] [-until STATUS] [-told PATTERN] METHOD URL: prints status,
+// headers and body. It asks again until it gets the status, and a body with the pattern.
 func call(ts *testscript.TestScript, neg bool, args []string) {
 	set := flag.NewFlagSet("http", flag.ContinueOnError)
 	token, body, header := set.String("t", "", ""), set.String("d", "", ""), set.String("H", "", "")
-	until := set.Int("until", 0, "")
+	until, told := set.Int("until", 0, ""), set.String("told", "", "")
 	if err := set.Parse(args); err != nil || set.NArg() != 2 || neg {
 		ts.Fatalf("usage: http [flags] METHOD URL")
 	}
-	once := func() (int, error) {
+	pattern, err := regexp.Compile(*told)
+	ts.Check(err)
+	once := func() (bool, error) {
 		req, err := http.NewRequest(set.Arg(0), set.Arg(1), strings.NewReader(*body))
 		ts.Check(err)
 		if *token != "" {
@@ -91,12 +93,12 @@ func call(ts *testscript.TestScript, neg bool, args []string) {
 		defer cancel()
 		res, err := http.DefaultClient.Do(req.WithContext(ctx))
 		if err != nil {
-			return 0, err
+			return false, err
 		}
 		defer res.Body.Close()
 		answer, err := io.ReadAll(res.Body)
 		if err != nil {
-			return 0, err
+			return false, err
 		}
 		var b bytes.Buffer
 		fmt.Fprintf(&b, "%d\n", res.StatusCode)
@@ -110,19 +112,20 @@ func call(ts *testscript.TestScript, neg bool, args []string) {
 		if res.StatusCode >= 400 || strings.HasSuffix(set.Arg(1), "/metrics") {
 			keep(ts, b.Bytes()) // what must hold no secret is searched at the end
 		}
-		if *until == 0 || *until == res.StatusCode {
+		ok := (*until == 0 || *until == res.StatusCode) && pattern.Match(answer)
+		if ok {
 			_, _ = ts.Stdout().Write(b.Bytes())
 		}
-		return res.StatusCode, nil
+		return ok, nil
 	}
-	if *until == 0 {
+	if *until == 0 && *told == "" {
 		_, err := once()
 		ts.Check(err)
 		return
 	}
-	eventually(ts, fmt.Sprintf("%d from %s", *until, set.Arg(1)), func() bool {
-		got, err := once()
-		return err == nil && got == *until
+	eventually(ts, fmt.Sprintf("%d %s from %s", *until, *told, set.Arg(1)), func() bool {
+		ok, err := once()
+		return err == nil && ok
 	})
 }
 
