@@ -58,8 +58,8 @@ func TestNoErrorOfAnUpstreamCarriesItsKey(t *testing.T) {
 			c.send(lastChunk)
 		}
 	})
-	gapart := start(t, plainConfig(apart.url))
-	if r := gapart.do(call(gapart.key, streamBody)); strings.Contains(r.body, targetSecret) || !strings.Contains(r.body, `"b"`) {
+	alike := start(t, plainConfig(apart.url))
+	if r := alike.do(call(alike.key, streamBody)); strings.Contains(r.body, targetSecret) || !strings.Contains(r.body, `"b"`) {
 		t.Errorf("in events that are alike: %d %s", r.status, r.body)
 	}
 	g := start(t, plainConfig(answering(t, answer(400, "openai-version: 1\r\n", body("sk-other"))).url))

@@ -131,8 +131,7 @@ func (c *conn) await() error {
 // writePiece is how much a client has limits.client_idle to take.
 const writePiece = 256 << 10
 
-// Write lets the watcher see how long it takes, piece by piece: a client that
-// takes a large answer slowly is not idle.
+// Write writes p, or the answer that lies ready in its place.
 func (c *conn) Write(p []byte) (n int, err error) {
 	if len(c.short.answer) > 0 {
 		b := c.short.answer
@@ -147,6 +146,8 @@ func (c *conn) Write(p []byte) (n int, err error) {
 	return c.write(p)
 }
 
+// write lets the watcher see how long it takes, piece by piece: a client that
+// takes a large answer slowly is not idle.
 func (c *conn) write(p []byte) (n int, err error) {
 	for {
 		piece := p[n:min(len(p), n+writePiece)]
