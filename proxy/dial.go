@@ -35,12 +35,19 @@ func (u *upstream) reach(ctx context.Context) (*upstreamConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &upstreamConn{Conn: nc, socket: nc, until: time.Now().Add(maxConnAge), buf: make([]byte, upstreamBuffer)}
-	if t, ok := nc.(*net.TCPConn); ok {
-		c.raw, _ = t.SyscallConn()
+	t, ok := nc.(*net.TCPConn)
+	if !ok {
+		_ = nc.Close()
+		return nil, fmt.Errorf("BUG: an upstream is dialled over TCP, not over %T", nc)
 	}
+	s, err := newSocket(t)
+	if err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	c := &upstreamConn{Conn: s, socket: s, until: time.Now().Add(maxConnAge), buf: make([]byte, upstreamBuffer)}
 	if u.tls != nil {
-		tc := tls.Client(nc, u.tls)
+		tc := tls.Client(s, u.tls)
 		if err := tc.HandshakeContext(ctx); err != nil {
 			_ = nc.Close()
 			return nil, err

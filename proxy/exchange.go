@@ -241,7 +241,10 @@ func (x *exchange) detach() *upstreamConn {
 	x.life.up = nil
 	if x.life.woken { // whoever reads next is not meant
 		x.life.woken = false
-		_ = c.SetReadDeadline(time.Time{})
+		_ = c.resume()
+	}
+	if c != nil {
+		x.s.loops.leave(c)
 	}
 	x.life.mu.Unlock()
 	return c

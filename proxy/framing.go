@@ -24,6 +24,7 @@ type conn struct {
 	once    sync.Once
 	limits  bounds
 	short   shortcut
+	now     unwaiting // writes to it
 
 	state    connState
 	bodyLeft int64

@@ -55,6 +55,7 @@ type Server struct {
 	ready    func() error
 	metrics  *metrics
 	watcher  *watcher
+	loops    eventLoops
 	reporter *reporter
 	used     *uses
 	ledger   *budget.Ledger
@@ -128,6 +129,7 @@ func New(o Options) (*Server, error) {
 	if s.watcher, err = newWatcher(func(v any) { s.faulted(v) }); err != nil {
 		return nil, fmt.Errorf("watch for clients that leave: %w", err)
 	}
+	s.loops.fault = func(v any) { s.faulted(v) }
 	s.used = &uses{}
 	s.reporter = newReporter(s, o)
 	s.routes()
@@ -367,6 +369,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.reporter.close()
 	s.watcher.close()
+	s.loops.close()
 	for _, up := range s.runtime.Load().upstreams {
 		up.retire()
 	}

@@ -38,7 +38,7 @@ func (x *exchange) wake(now int64, every time.Duration) {
 	defer x.life.mu.Unlock()
 	if x.life.up != nil && !x.life.woken {
 		x.life.woken = true
-		_ = x.life.up.SetReadDeadline(time.Unix(1, 0))
+		x.life.up.interrupt()
 	}
 }
 
@@ -55,14 +55,20 @@ func (x *exchange) woken(err error) bool {
 	}
 	x.life.woken = false
 	x.life.spoke.Store(x.s.watcher.clock.Load())
-	return x.life.up.SetReadDeadline(time.Time{}) == nil
+	return x.life.up.resume() == nil
 }
 
 // more reads once more from the upstream, with comments to the client while
 // nothing comes.
 func (x *exchange) more() error {
 	for {
-		err := x.life.up.fill()
+		err := errNoLoop
+		if x.stream.x != nil && x.stream.loops() {
+			err = x.s.loops.wait(&x.stream)
+		}
+		if err == errNoLoop {
+			err = x.life.up.fill()
+		}
 		if err == nil || !x.woken(err) {
 			return err
 		}
@@ -73,16 +79,21 @@ func (x *exchange) more() error {
 	}
 }
 
-// comment writes one, unless the client heard something not long ago, or is inside
-// an event too large to be held.
+// comment writes one where it is due.
 func (s *stream) comment() error {
-	x := s.x
-	if time.Duration(x.s.watcher.clock.Load()-s.heard) < x.rt.cfg.Limits.KeepaliveComment || !x.meter.Boundary() {
+	if !s.commentDue() {
 		return nil
 	}
-	s.marked = s.marked || x.rec.FirstByte == 0
+	s.marked = s.marked || s.x.rec.FirstByte == 0
 	s.out = append(s.room(), keepAlive...)
-	return s.send() // the phase stays: what the upstream may take goes on
+	return s.send(s.framed()) // the phase stays: what the upstream may take goes on
+}
+
+// commentDue says whether the client should get one: not if it heard something not
+// long ago, nor inside an event too large to be held.
+func (s *stream) commentDue() bool {
+	every := s.x.rt.cfg.Limits.KeepaliveComment
+	return every > 0 && time.Duration(s.x.s.watcher.clock.Load()-s.heard) >= every && s.x.meter.Boundary()
 }
 
 // startEarly sends the head of a stream whose upstream has not answered yet. What
@@ -192,7 +203,7 @@ func (s *stream) endWith(code, message string) error {
 
 // last writes what ends a stream without a clean end.
 func (s *stream) last() error {
-	if s.write() != nil {
+	if s.write(s.framed()) != nil {
 		return s.clientGone()
 	}
 	return errCut

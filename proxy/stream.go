@@ -32,6 +32,8 @@ type stream struct {
 	inside int64  // bytes of an event too large to be held that have passed
 	ended  bool   // the upstream's body was read to its end
 	closed bool
+	pumps  bool // it passes what comes: it may wait in an event loop
+	rest   rest // what the loop left
 }
 
 // startStream takes what came with the head and hands the rest to fasthttp.
@@ -114,20 +116,17 @@ func (s *stream) pump() error {
 			return err
 		}
 	}
+	s.pumps = true
 	for !s.ended {
 		x.enter(awaitsBody)
 		if err := x.more(); err == nil {
-			passed, err := s.passChunk()
-			if !passed {
-				err = s.pass()
-			}
-			if err != nil {
+			if err := s.pass(); err != nil {
 				return err
 			}
 		} else if err == io.EOF && x.answer.length == untilClose && x.aborted() == notAborted {
 			s.ended = true
 			s.out = append(s.room(), x.meter.End()...)
-			if len(s.out) > frameRoom && s.write() != nil {
+			if len(s.out) > frameRoom && s.write(s.framed()) != nil {
 				return s.clientGone()
 			}
 		} else {
@@ -138,42 +137,56 @@ func (s *stream) pump() error {
 	return nil
 }
 
-// passChunk hands on what has come where that is one chunk with one event like those
-// before it, which is most of a stream: framing and all, for there is nothing in it to
-// look for. False: it is something else, and nothing was taken.
-func (s *stream) passChunk() (passed bool, err error) {
+// next takes what has come and returns what goes on to the client, framed: what came
+// before a fault too. It waits for nothing, unless the stream is kept to a limit.
+func (s *stream) next() (b []byte, fault error) {
+	if b := s.alike(); b != nil {
+		return b, nil
+	}
+	fault = s.take()
+	if len(s.out) == frameRoom {
+		return nil, fault
+	}
+	if s.marked && bytes.HasPrefix(s.out[frameRoom:], byteOrderMark) {
+		s.out = append(s.out[:frameRoom], s.out[frameRoom+len(byteOrderMark):]...)
+	}
+	s.marked = false
+	return s.framed(), fault
+}
+
+var byteOrderMark = []byte("\ufeff")
+
+// alike takes what has come where that is one chunk with one event like those before
+// it, which is most of a stream: it goes on framing and all, for there is nothing in it
+// to look for. nil: it is something else, and nothing was taken.
+func (s *stream) alike() []byte {
 	x := s.x
 	c := x.life.up
 	if x.answer.length != chunkedBody || s.bare || s.limit != math.MaxInt64 || x.rec.FirstByte == 0 || !s.chunks.between() {
-		return false, nil
+		return nil
 	}
 	b := c.buf[c.r:c.w]
 	if payload := wholeChunk(b); payload == nil || !x.meter.Pass(payload) {
-		return false, nil
+		return nil
 	}
 	c.r = c.w
-	x.enter(writesClient)
-	_, err = x.client.Write(b)
-	s.heard = x.s.watcher.clock.Load()
-	if err != nil {
-		return true, s.clientGone()
-	}
-	return true, nil
+	return b
 }
 
-// pass takes what has come and writes it, also what came before a fault. A client
-// for which nothing was whole yet may be due a comment.
+// pass hands on what has come, or what the event loop left of it. A client for which
+// nothing was whole yet may be due a comment.
 func (s *stream) pass() error {
-	fault := s.take()
-	if len(s.out) > frameRoom {
-		if s.marked && bytes.HasPrefix(s.out[frameRoom:], byteOrderMark) {
-			s.out = append(s.out[:frameRoom], s.out[frameRoom+len(byteOrderMark):]...)
-		}
-		s.marked = false
-		if s.write() != nil {
+	b, fault := s.rest.bytes, s.rest.fault
+	if s.rest.waits {
+		s.rest = rest{}
+	} else {
+		b, fault = s.next()
+	}
+	if len(b) > 0 {
+		if s.write(b) != nil {
 			return s.clientGone()
 		}
-	} else if every := s.x.rt.cfg.Limits.KeepaliveComment; every > 0 && fault == nil && !s.ended && s.comment() != nil {
+	} else if fault == nil && !s.ended && s.comment() != nil {
 		return s.clientGone()
 	}
 	if fault != nil {
@@ -182,23 +195,24 @@ func (s *stream) pass() error {
 	return nil
 }
 
-var byteOrderMark = []byte("\ufeff")
-
-// write hands what lies in out to the client.
-func (s *stream) write() error {
+// write hands b to the client.
+func (s *stream) write(b []byte) error {
 	s.x.enter(writesClient)
-	return s.send()
+	return s.send(b)
 }
 
-func (s *stream) send() (err error) {
-	x := s.x
-	if s.bare {
-		_, err = x.client.Write(s.out[frameRoom:])
-	} else {
-		_, err = x.client.Write(frame(s.out))
-	}
-	s.heard = x.s.watcher.clock.Load()
+func (s *stream) send(b []byte) error {
+	_, err := s.x.client.Write(b)
+	s.heard = s.x.s.watcher.clock.Load()
 	return err
+}
+
+// framed is what lies in out, as the client gets it.
+func (s *stream) framed() []byte {
+	if s.bare {
+		return s.out[frameRoom:]
+	}
+	return frame(s.out)
 }
 
 func (s *stream) room() []byte {

@@ -105,9 +105,9 @@ func newUpstream(t *config.Target) (*upstream, error) {
 // upstreamConn is a connection to a target and what was read from it and not yet
 // used. It belongs to one exchange at a time.
 type upstreamConn struct {
-	net.Conn // TLS where the target has it
-	socket   net.Conn
-	raw      syscall.RawConn
+	net.Conn         // TLS where the target has it
+	socket   *socket // nil only where a test has it so
+	looped   looped
 	buf      []byte // buf[r:w] is unread
 	r, w     int
 	idle     time.Time // since when it lies idle
@@ -120,7 +120,11 @@ func (c *upstreamConn) Close() error {
 	if c.socket == nil {
 		return c.Conn.Close()
 	}
-	return c.socket.Close()
+	err := c.socket.Close()
+	c.looped.mu.Lock()
+	c.looped.land(net.ErrClosed)
+	c.looped.mu.Unlock()
+	return err
 }
 
 // aged says whether its address may no longer be what DNS gives.
@@ -190,11 +194,11 @@ func (u *upstream) retire() {
 
 // alive looks whether the peer has closed, or sent what it should not have.
 func (c *upstreamConn) alive() bool {
-	if c.raw == nil {
+	if c.socket == nil {
 		return false
 	}
 	ok := false
-	err := c.raw.Read(func(fd uintptr) bool {
+	err := c.socket.now.raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		ok = err == syscall.EAGAIN

@@ -1,0 +1,450 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	goruntime "runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A stream is a read, a write and a wait for each of its events. Where each waits on a
+// goroutine of its own, the scheduler costs as much as the write. So streams that only
+// pass what comes wait in an event loop: one goroutine, which an epoll instance of its
+// own wakes, reads and writes for all that are ready. Whatever could wait or ends a
+// stream is left to the stream's own goroutine, which sleeps in eventLoops.wait
+// meanwhile. See docs/decisions/0009-event-loop.md.
+
+const (
+	// loopStreams is how many streams a loop has before the next loop is begun: one
+	// loop for few streams wakes least, several for many use all processors.
+	loopStreams = 256
+	// readsInARow bounds what one stream takes of its loop at a time.
+	readsInARow = 4
+
+	edgeTriggered = 1 << 31 // EPOLLET, which package syscall has as a negative number
+)
+
+// eventLoops are the loops of a server, at most one a processor. Safe for concurrent
+// use.
+type eventLoops struct {
+	mu    sync.Mutex
+	all   []*eventLoop
+	over  bool
+	fault func(v any) // told of a panic
+}
+
+type eventLoop struct {
+	streams int // under eventLoops.mu
+	fd      int
+	epoll   *os.File // of fd: itself pollable, so that the loop waits as any goroutine does
+	raw     syscall.RawConn
+
+	mu   sync.Mutex
+	byFD []*looped // index: the descriptor
+}
+
+// looped is a connection's place in a loop, and what its stream's goroutine and the
+// loop tell each other. The zero value is in none.
+type looped struct {
+	mu          sync.Mutex
+	waits       bool // in the loop; else the stream is its own goroutine's
+	interrupted bool // its next wait ends at once
+	s           *stream
+	loop        *eventLoop
+	fd          int32
+	back        chan error // ends the wait; has room for one
+	fault       any        // a panic of the loop's, to be the goroutine's
+}
+
+var (
+	errWouldBlock error = wouldBlock{}
+	errNoLoop           = errors.New("the stream can't wait in an event loop")
+)
+
+// wouldBlock says that a read without waiting found nothing. To TLS it is a net.Error
+// that passes, after which it goes on where it was.
+type wouldBlock struct{}
+
+func (wouldBlock) Error() string   { return "nothing has come" }
+func (wouldBlock) Timeout() bool   { return true }
+func (wouldBlock) Temporary() bool { return true }
+
+// loops says whether the stream may wait in a loop: it only passes what comes, and
+// nothing lies unread.
+func (s *stream) loops() bool {
+	if !s.pumps {
+		return false
+	}
+	c := s.x.life.up
+	return s.limit == math.MaxInt64 && c.r == c.w && c.socket != nil && s.x.client != nil
+}
+
+// wait reads once more from the upstream, after the loop has passed whatever it could;
+// that it read nothing more is no error. errNoLoop: use fill.
+func (ls *eventLoops) wait(s *stream) error {
+	c := s.x.life.up
+	l := &c.looped
+	l.mu.Lock()
+	if l.interrupted {
+		l.mu.Unlock()
+		return os.ErrDeadlineExceeded
+	}
+	err := c.readNow()
+	if err == errWouldBlock && l.loop == nil {
+		if err = ls.enter(c); err == nil {
+			err = errWouldBlock // what came meanwhile is an event
+		}
+	}
+	if err != errWouldBlock {
+		l.mu.Unlock()
+		return err
+	}
+	l.s, l.waits = s, true
+	l.mu.Unlock()
+	err = <-l.back
+	l.s = nil
+	if v := l.fault; v != nil {
+		l.fault = nil
+		panic(v)
+	}
+	return err
+}
+
+// enter registers a connection with a loop.
+func (ls *eventLoops) enter(c *upstreamConn) error {
+	loop := ls.take()
+	if loop == nil {
+		return errNoLoop
+	}
+	l := &c.looped
+	if l.back == nil {
+		l.back = make(chan error, 1)
+	}
+	failed := errNoLoop
+	if err := c.socket.now.raw.Control(func(fd uintptr) {
+		l.fd = int32(fd)
+		loop.mu.Lock()
+		if n := int(fd) + 1; n > len(loop.byFD) {
+			loop.byFD = slices.Grow(loop.byFD, n-len(loop.byFD))[:n]
+		}
+		loop.byFD[fd] = l
+		loop.mu.Unlock()
+		ev := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | edgeTriggered, Fd: l.fd}
+		failed = syscall.EpollCtl(loop.fd, syscall.EPOLL_CTL_ADD, int(fd), &ev)
+	}); err != nil {
+		failed = err
+	}
+	l.loop = loop
+	if failed != nil {
+		ls.leave(c)
+		return errNoLoop
+	}
+	return nil
+}
+
+// leave takes a connection out of its loop. Its goroutine has it.
+func (ls *eventLoops) leave(c *upstreamConn) {
+	l := &c.looped
+	loop := l.loop
+	if loop == nil {
+		return
+	}
+	l.loop = nil
+	// A descriptor that was closed may be another's by now; the kernel forgot it then.
+	_ = c.socket.now.raw.Control(func(fd uintptr) {
+		_ = syscall.EpollCtl(loop.fd, syscall.EPOLL_CTL_DEL, int(fd), nil)
+	})
+	loop.mu.Lock()
+	if loop.byFD[l.fd] == l {
+		loop.byFD[l.fd] = nil
+	}
+	loop.mu.Unlock()
+	ls.mu.Lock()
+	loop.streams--
+	ls.mu.Unlock()
+}
+
+// take counts one more stream in the loop that it may enter; nil: there is none.
+func (ls *eventLoops) take() *eventLoop {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.over {
+		return nil
+	}
+	var least *eventLoop
+	for _, l := range ls.all {
+		if l.streams < loopStreams {
+			l.streams++
+			return l
+		}
+		if least == nil || l.streams < least.streams {
+			least = l
+		}
+	}
+	if len(ls.all) < goruntime.GOMAXPROCS(0) {
+		if l, err := newEventLoop(); err == nil {
+			ls.all = append(ls.all, l)
+			go l.run(ls.fault)
+			least = l
+		}
+	}
+	if least != nil {
+		least.streams++
+	}
+	return least
+}
+
+// close ends the loops. Streams that wait in one are left as they are.
+func (ls *eventLoops) close() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.over = true
+	for _, l := range ls.all {
+		_ = l.epoll.Close()
+	}
+}
+
+func newEventLoop() (*eventLoop, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		_ = syscall.Close(fd)
+		return nil, err
+	}
+	l := &eventLoop{fd: fd, epoll: os.NewFile(uintptr(fd), "epoll")}
+	if l.raw, err = l.epoll.SyscallConn(); err != nil {
+		_ = l.epoll.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *eventLoop) run(fault func(v any)) {
+	events := make([]syscall.EpollEvent, 128)
+	type turn struct {
+		l    *looped
+		ends bool
+	}
+	ready := make([]turn, 0, len(events))
+	err := l.raw.Read(func(fd uintptr) bool {
+		for {
+			n, _ := syscall.EpollWait(int(fd), events, 0)
+			l.mu.Lock()
+			ready = ready[:0]
+			for i := range max(n, 0) {
+				if one := l.byFD[events[i].Fd]; one != nil {
+					ready = append(ready, turn{one, events[i].Events&^syscall.EPOLLIN != 0})
+				}
+			}
+			l.mu.Unlock()
+			for _, t := range ready {
+				t.l.event(t.ends)
+			}
+			if n < len(events) {
+				return false // what comes from here on wakes us
+			}
+		}
+	})
+	if !errors.Is(err, os.ErrClosed) {
+		fault(fmt.Sprintf("BUG: an event loop ended: %v", err))
+	}
+}
+
+// event passes what has come; ends says that the upstream has closed too, of which no
+// further event tells. An event that was another connection's, whose descriptor this one
+// has now, finds nothing.
+func (l *looped) event(ends bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.waits {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			l.fault = v
+			l.land(nil)
+		}
+	}()
+	s := l.s
+	c, w := s.x.life.up, s.x.s.watcher
+	for range readsInARow {
+		if err := c.readNow(); err != nil {
+			if err != errWouldBlock {
+				l.land(err)
+			}
+			return
+		}
+		more := ends || c.w == len(c.buf) || c.Conn != net.Conn(c.socket) // TLS may hold more
+		if !s.passNow() {
+			l.land(nil)
+			return
+		}
+		now := w.clock.Load()
+		s.x.life.since.Store(now)
+		if !more {
+			return // what comes from here on is another event
+		}
+	}
+	l.land(nil) // others wait
+}
+
+// land gives the stream back to its goroutine; under the lock.
+func (l *looped) land(err error) {
+	if l.waits {
+		l.waits = false
+		l.back <- err
+	}
+}
+
+// passNow hands on what was read if that takes no wait. Else it leaves what has to be
+// done, and returns false.
+func (s *stream) passNow() bool {
+	b, fault := s.next()
+	if len(b) > 0 {
+		s.heard = s.x.s.watcher.clock.Load()
+		b = b[s.x.client.writeNow(b):]
+		if len(b) == 0 && fault == nil && !s.ended {
+			return true
+		}
+	} else if fault == nil && !s.ended && !s.commentDue() {
+		return true
+	}
+	s.rest = rest{waits: true, bytes: b, fault: fault}
+	return false
+}
+
+// rest is what a loop left to be done of what it read.
+type rest struct {
+	waits bool
+	bytes []byte // to be written
+	fault error
+}
+
+// socket is an upstream's TCP connection. TLS reads and writes it like any other, but
+// for as long as atOnce is set neither waits.
+type socket struct {
+	*net.TCPConn
+	now    unwaiting
+	atOnce bool
+}
+
+func newSocket(c *net.TCPConn) (*socket, error) {
+	s := &socket{TCPConn: c}
+	return s, s.now.of(c)
+}
+
+// Read returns errWouldBlock where it would have to wait and must not.
+func (s *socket) Read(p []byte) (int, error) {
+	if !s.atOnce {
+		return s.TCPConn.Read(p)
+	}
+	n, err := s.now.do(s.now.read, p)
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, errWouldBlock
+	case err != nil:
+		return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Write is TLS's own while it reads, when a peer asks for new keys: one whose answer
+// finds no room for so long is not waited for.
+func (s *socket) Write(p []byte) (int, error) {
+	if !s.atOnce {
+		return s.TCPConn.Write(p)
+	}
+	n, err := s.now.do(s.now.write, p)
+	if err != nil || n < len(p) {
+		return max(n, 0), &net.OpError{Op: "write", Net: "tcp", Err: errors.Join(io.ErrShortWrite, err)}
+	}
+	return n, nil
+}
+
+// readNow reads what has come into the buffer, which is empty; errWouldBlock: nothing
+// has.
+func (c *upstreamConn) readNow() error {
+	c.r, c.w = 0, 0
+	c.socket.atOnce = true
+	n, err := c.Conn.Read(c.buf)
+	c.socket.atOnce = false
+	if n > 0 {
+		c.w = n
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// writeNow writes what the client's socket takes without waiting, and returns how much.
+// An error is the next write's.
+func (c *conn) writeNow(p []byte) int {
+	if c.now.raw == nil && c.now.of(c.TCPConn) != nil {
+		return 0
+	}
+	n, _ := c.now.do(c.now.write, p)
+	return max(n, 0)
+}
+
+// unwaiting reads and writes a socket without waiting, beside whoever closes it. What
+// it calls is made once: a closure a call would be garbage.
+type unwaiting struct {
+	raw         syscall.RawConn
+	read, write func(fd uintptr)
+
+	p   []byte
+	n   int
+	err error
+}
+
+func (u *unwaiting) of(c *net.TCPConn) (err error) {
+	if u.raw, err = c.SyscallConn(); err != nil {
+		return err
+	}
+	u.read = func(fd uintptr) { u.n, u.err = syscall.Read(int(fd), u.p) }
+	u.write = func(fd uintptr) { u.n, u.err = syscall.Write(int(fd), u.p) }
+	return nil
+}
+
+func (u *unwaiting) do(call func(fd uintptr), p []byte) (int, error) {
+	u.p = p
+	err := u.raw.Control(call)
+	for err == nil && u.err == syscall.EINTR {
+		err = u.raw.Control(call)
+	}
+	u.p = nil
+	if err != nil {
+		return 0, err // closed
+	}
+	return u.n, u.err
+}
+
+// interrupt ends the read that waits, or the next that would, with
+// os.ErrDeadlineExceeded, until resume. Safe for concurrent use.
+func (c *upstreamConn) interrupt() {
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	c.looped.mu.Lock()
+	c.looped.interrupted = true
+	c.looped.land(os.ErrDeadlineExceeded)
+	c.looped.mu.Unlock()
+}
+
+func (c *upstreamConn) resume() error {
+	c.looped.mu.Lock()
+	c.looped.interrupted = false
+	c.looped.mu.Unlock()
+	return c.SetReadDeadline(time.Time{})
+}
