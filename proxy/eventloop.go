@@ -37,7 +37,8 @@ type eventLoops struct {
 	mu    sync.Mutex
 	all   []*eventLoop
 	over  bool
-	fault func(v any) // told of a panic
+	done  sync.WaitGroup
+	fault func(v any) // told of a loop that ended
 }
 
 type eventLoop struct {
@@ -191,7 +192,7 @@ func (ls *eventLoops) take() *eventLoop {
 	if len(ls.all) < goruntime.GOMAXPROCS(0) {
 		if l, err := newEventLoop(); err == nil {
 			ls.all = append(ls.all, l)
-			go l.run(ls.fault)
+			ls.done.Go(func() { ls.run(l) })
 			least = l
 		}
 	}
@@ -204,11 +205,13 @@ func (ls *eventLoops) take() *eventLoop {
 // close ends the loops. Streams that wait in one are left as they are.
 func (ls *eventLoops) close() {
 	ls.mu.Lock()
-	defer ls.mu.Unlock()
 	ls.over = true
-	for _, l := range ls.all {
+	all := ls.all
+	ls.mu.Unlock()
+	for _, l := range all {
 		_ = l.epoll.Close()
 	}
+	ls.done.Wait()
 }
 
 func newEventLoop() (*eventLoop, error) {
@@ -228,7 +231,8 @@ func newEventLoop() (*eventLoop, error) {
 	return l, nil
 }
 
-func (l *eventLoop) run(fault func(v any)) {
+// run serves a loop until close.
+func (ls *eventLoops) run(l *eventLoop) {
 	events := make([]syscall.EpollEvent, 128)
 	type turn struct {
 		l    *looped
@@ -254,8 +258,10 @@ func (l *eventLoop) run(fault func(v any)) {
 			}
 		}
 	})
-	if !errors.Is(err, os.ErrClosed) {
-		fault(fmt.Sprintf("BUG: an event loop ended: %v", err))
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if !ls.over {
+		ls.fault(fmt.Sprintf("BUG: an event loop ended: %v", err))
 	}
 }
 
