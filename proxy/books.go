@@ -211,6 +211,16 @@ func (s *Server) panicked(x *exchange, v any) { s.faulted(v, zap.String("request
 // faulted notes a fault of ours. The stack names functions; the value may hold a
 // caller's bytes, so only its type is told.
 func (s *Server) faulted(v any, more ...zap.Field) {
+	stack := debug.Stack()
+	if at, ok := v.(faultElsewhere); ok {
+		v, stack = at.v, at.stack
+	}
 	s.metrics.panics.Inc()
-	s.log.Error("panic", append(more, zap.String("type", typeName(v)), zap.ByteString("stack", debug.Stack()))...)
+	s.log.Error("panic", append(more, zap.String("type", typeName(v)), zap.ByteString("stack", stack))...)
+}
+
+// faultElsewhere is a panic of another goroutine, with its stack.
+type faultElsewhere struct {
+	v     any
+	stack []byte
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	goruntime "runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -42,13 +43,13 @@ type eventLoops struct {
 }
 
 type eventLoop struct {
-	streams int // under eventLoops.mu
-	fd      int
-	epoll   *os.File // of fd: itself pollable, so that the loop waits as any goroutine does
+	streams int      // under eventLoops.mu
+	epoll   *os.File // itself pollable, so that the loop waits as any goroutine does
 	raw     syscall.RawConn
 
 	mu   sync.Mutex
 	byFD []*looped // index: the descriptor
+	over bool      // nobody serves it any more
 }
 
 // looped is a connection's place in a loop, and what its stream's goroutine and the
@@ -59,7 +60,7 @@ type looped struct {
 	interrupted bool // its next wait ends at once
 	s           *stream
 	loop        *eventLoop
-	fd          int32
+	fd          int
 	back        chan error // ends the wait; has room for one
 	fault       any        // a panic of the loop's, to be the goroutine's
 }
@@ -90,26 +91,11 @@ func (s *stream) loops() bool {
 // wait reads once more from the upstream, after the loop has passed whatever it could;
 // that it read nothing more is no error. errNoLoop: use fill.
 func (ls *eventLoops) wait(s *stream) error {
-	c := s.x.life.up
-	l := &c.looped
-	l.mu.Lock()
-	if l.interrupted {
-		l.mu.Unlock()
-		return os.ErrDeadlineExceeded
-	}
-	err := c.readNow()
-	if err == errWouldBlock && l.loop == nil {
-		if err = ls.enter(c); err == nil {
-			err = errWouldBlock // what came meanwhile is an event
-		}
-	}
-	if err != errWouldBlock {
-		l.mu.Unlock()
+	l := &s.x.life.up.looped
+	if err := ls.begin(s); err != errWouldBlock {
 		return err
 	}
-	l.s, l.waits = s, true
-	l.mu.Unlock()
-	err = <-l.back
+	err := <-l.back
 	l.s = nil
 	if v := l.fault; v != nil {
 		l.fault = nil
@@ -118,32 +104,46 @@ func (ls *eventLoops) wait(s *stream) error {
 	return err
 }
 
-// enter registers a connection with a loop.
-func (ls *eventLoops) enter(c *upstreamConn) error {
-	loop := ls.take()
-	if loop == nil {
+// begin reads what has come, or begins to wait: errWouldBlock.
+func (ls *eventLoops) begin(s *stream) error {
+	c := s.x.life.up
+	l := &c.looped
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.interrupted {
+		return os.ErrDeadlineExceeded
+	}
+	if err := c.readNow(); err != errWouldBlock {
+		return err
+	}
+	if l.loop == nil {
+		if err := ls.enter(c); err != nil {
+			return err
+		}
+	}
+	if l.loop.ended() {
 		return errNoLoop
 	}
+	l.s, l.waits = s, true // what came meanwhile is an event
+	return errWouldBlock
+}
+
+// enter registers a connection with a loop.
+func (ls *eventLoops) enter(c *upstreamConn) error {
 	l := &c.looped
+	if l.loop = ls.take(); l.loop == nil {
+		return errNoLoop
+	}
 	if l.back == nil {
 		l.back = make(chan error, 1)
 	}
-	failed := errNoLoop
-	if err := c.socket.now.raw.Control(func(fd uintptr) {
-		l.fd = int32(fd)
-		loop.mu.Lock()
-		if n := int(fd) + 1; n > len(loop.byFD) {
-			loop.byFD = slices.Grow(loop.byFD, n-len(loop.byFD))[:n]
-		}
-		loop.byFD[fd] = l
-		loop.mu.Unlock()
-		ev := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | edgeTriggered, Fd: l.fd}
-		failed = syscall.EpollCtl(loop.fd, syscall.EPOLL_CTL_ADD, int(fd), &ev)
-	}); err != nil {
-		failed = err
-	}
-	l.loop = loop
-	if failed != nil {
+	var failed error
+	err := c.socket.now.raw.Control(func(fd uintptr) {
+		l.fd = int(fd)
+		l.loop.put(l.fd, l)
+		failed = l.loop.control(syscall.EPOLL_CTL_ADD, l.fd)
+	})
+	if err != nil || failed != nil {
 		ls.leave(c)
 		return errNoLoop
 	}
@@ -160,16 +160,45 @@ func (ls *eventLoops) leave(c *upstreamConn) {
 	l.loop = nil
 	// A descriptor that was closed may be another's by now; the kernel forgot it then.
 	_ = c.socket.now.raw.Control(func(fd uintptr) {
-		_ = syscall.EpollCtl(loop.fd, syscall.EPOLL_CTL_DEL, int(fd), nil)
+		_ = loop.control(syscall.EPOLL_CTL_DEL, int(fd))
 	})
-	loop.mu.Lock()
-	if loop.byFD[l.fd] == l {
-		loop.byFD[l.fd] = nil
-	}
-	loop.mu.Unlock()
+	loop.remove(l)
 	ls.mu.Lock()
 	loop.streams--
 	ls.mu.Unlock()
+}
+
+func (l *eventLoop) put(fd int, one *looped) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := fd + 1; n > len(l.byFD) {
+		l.byFD = slices.Grow(l.byFD, n-len(l.byFD))[:n]
+	}
+	l.byFD[fd] = one
+}
+
+func (l *eventLoop) remove(one *looped) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if one.fd < len(l.byFD) && l.byFD[one.fd] == one {
+		l.byFD[one.fd] = nil
+	}
+}
+
+func (l *eventLoop) ended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.over
+}
+
+// control adds a descriptor to the epoll instance, or takes it out. Urgent data, which
+// HTTP has not, would part a read; of what HTTP has, a read takes all.
+func (l *eventLoop) control(op, fd int) (err error) {
+	ev := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLPRI | syscall.EPOLLRDHUP | edgeTriggered, Fd: int32(fd)}
+	if closed := l.raw.Control(func(epoll uintptr) { err = syscall.EpollCtl(int(epoll), op, fd, &ev) }); closed != nil {
+		return closed
+	}
+	return err
 }
 
 // take counts one more stream in the loop that it may enter; nil: there is none.
@@ -202,7 +231,7 @@ func (ls *eventLoops) take() *eventLoop {
 	return least
 }
 
-// close ends the loops. Streams that wait in one are left as they are.
+// close ends the loops. Streams that waited in one go on without.
 func (ls *eventLoops) close() {
 	ls.mu.Lock()
 	ls.over = true
@@ -223,7 +252,7 @@ func newEventLoop() (*eventLoop, error) {
 		_ = syscall.Close(fd)
 		return nil, err
 	}
-	l := &eventLoop{fd: fd, epoll: os.NewFile(uintptr(fd), "epoll")}
+	l := &eventLoop{epoll: os.NewFile(uintptr(fd), "epoll")}
 	if l.raw, err = l.epoll.SyscallConn(); err != nil {
 		_ = l.epoll.Close()
 		return nil, err
@@ -233,17 +262,38 @@ func newEventLoop() (*eventLoop, error) {
 
 // run serves a loop until close.
 func (ls *eventLoops) run(l *eventLoop) {
-	events := make([]syscall.EpollEvent, 128)
+	err := l.serve()
+	l.mu.Lock()
+	l.over = true
+	waited := slices.Clone(l.byFD)
+	l.mu.Unlock()
+	for _, one := range waited {
+		if one != nil {
+			one.mu.Lock()
+			one.land(nil)
+			one.mu.Unlock()
+		}
+	}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if !ls.over {
+		ls.all = slices.DeleteFunc(ls.all, func(other *eventLoop) bool { return other == l })
+		ls.fault(fmt.Sprintf("BUG: an event loop ended: %v", err))
+	}
+}
+
+// serve returns when the epoll instance is closed.
+func (l *eventLoop) serve() error {
 	type turn struct {
 		l    *looped
 		ends bool
 	}
+	events := make([]syscall.EpollEvent, 128)
 	ready := make([]turn, 0, len(events))
-	err := l.raw.Read(func(fd uintptr) bool {
+	return l.raw.Read(func(fd uintptr) bool {
 		for {
 			n, _ := syscall.EpollWait(int(fd), events, 0)
 			l.mu.Lock()
-			ready = ready[:0]
 			for i := range max(n, 0) {
 				if one := l.byFD[events[i].Fd]; one != nil {
 					ready = append(ready, turn{one, events[i].Events&^syscall.EPOLLIN != 0})
@@ -253,16 +303,13 @@ func (ls *eventLoops) run(l *eventLoop) {
 			for _, t := range ready {
 				t.l.event(t.ends)
 			}
+			clear(ready) // a connection must not live on by it
+			ready = ready[:0]
 			if n < len(events) {
 				return false // what comes from here on wakes us
 			}
 		}
 	})
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if !ls.over {
-		ls.fault(fmt.Sprintf("BUG: an event loop ended: %v", err))
-	}
 }
 
 // event passes what has come; ends says that the upstream has closed too, of which no
@@ -276,7 +323,7 @@ func (l *looped) event(ends bool) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			l.fault = v
+			l.fault = faultElsewhere{v, debug.Stack()}
 			l.land(nil)
 		}
 	}()

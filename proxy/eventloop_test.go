@@ -197,8 +197,8 @@ func TestAFaultInALoopIsOneStreams(t *testing.T) {
 	if l := g.line(r.header.Get("X-Request-Id")); l["code"] != codeInternal {
 		t.Errorf("logged as %v", l)
 	}
-	if n := g.metric("keeptrusts_gateway_panics_total"); n != 1 {
-		t.Errorf("%v faults are counted", n)
+	if n := g.metric("keeptrusts_gateway_panics_total"); n != 1 || !strings.Contains(g.log.text(), "looped).event") {
+		t.Errorf("%v faults are counted, or the log does not say where: %s", n, g.log.text())
 	}
 	sound.send(call(g.key, streamBody))
 	go func() {
@@ -382,4 +382,67 @@ func TestASocketAtOnceNeverWaits(t *testing.T) {
 	if _, err := s.Read(b); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a read of what is closed: %v", err)
 	}
+}
+
+func TestALoopThatIsClosedGivesItsStreamsBack(t *testing.T) {
+	t.Parallel()
+	ls := loopsOf(t)
+	c, peer := pair(t)
+	x := &exchange{}
+	x.life.up, x.stream.x = c, x
+	ended := make(chan error)
+	go func() { ended <- ls.wait(&x.stream) }()
+	eventually(t, "a wait", func() bool { c.looped.mu.Lock(); defer c.looped.mu.Unlock(); return c.looped.waits })
+	ls.close()
+	if err := <-ended; err != nil {
+		t.Errorf("the wait ends with %v", err)
+	}
+	if err := ls.wait(&x.stream); err != errNoLoop {
+		t.Errorf("one registered still: %v", err)
+	}
+	ls.leave(c)
+	if err := ls.wait(&x.stream); err != errNoLoop {
+		t.Errorf("one that would enter: %v", err)
+	}
+	_, _ = peer.Write([]byte("x"))
+	eventually(t, "a byte", func() bool { return ls.wait(&x.stream) == nil })
+}
+
+// panickingRead is a connection whose next read panics.
+type panickingRead struct{ net.Conn }
+
+func (panickingRead) Read([]byte) (int, error) { panic("in a read") }
+
+func TestWhatFailsInAWaitLocksNothing(t *testing.T) {
+	t.Parallel()
+	ls := loopsOf(t)
+	closed, _ := pair(t)
+	_ = closed.Close()
+	if err := ls.enter(closed); err != errNoLoop {
+		t.Errorf("a closed connection enters: %v", err)
+	}
+	if ls.all[0].streams != 0 || closed.looped.loop != nil {
+		t.Errorf("%d streams are counted", ls.all[0].streams)
+	}
+	c, _ := pair(t)
+	x := &exchange{}
+	x.life.up, x.stream.x = c, x
+	tcp := c.Conn
+	c.Conn = panickingRead{tcp}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		_ = ls.wait(&x.stream)
+	}()
+	c.Conn = tcp
+	if err := ls.enter(c); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	ls.leave(c)
 }
