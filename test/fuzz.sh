@@ -32,19 +32,24 @@ echo "fuzz: ${#targets[@]} of ${#all[@]} targets, $time each"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+# Each package's test binary is built once: most of a short run was linking.
+built=
+build() {
+  local instrument=(-fuzz .)
+  if [ "$light" = light ] && go list -deps "$1" | grep -q '^modernc.org/sqlite$'; then instrument=(); fi
+  go test -c "${instrument[@]}" -o "$scratch/fuzz.test" "$1"
+  built=$1
+}
+
 once() {
-  if [ "$light" = light ] && go list -deps "$1" | grep -q '^modernc.org/sqlite$'; then
-    go test -c -o "$scratch/fuzz.test" "$1" 2>&1 || return 1
-    (cd "$1" && "$scratch/fuzz.test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$time" \
-      -test.fuzzminimizetime 5s -test.fuzzcachedir "$scratch/cache" 2>&1)
-  else
-    go test -count=1 -run '^$' -fuzz "^$2\$" -fuzztime "$time" -fuzzminimizetime 5s "$1" 2>&1
-  fi
+  (cd "$1" && "$scratch/fuzz.test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$time" \
+    -test.fuzzminimizetime 5s -test.fuzzcachedir "$scratch/cache" 2>&1)
 }
 
 for target in "${targets[@]}"; do
   read -r dir name <<<"$target"
-  seeds=$(go test -count=1 -v -run "^$name\$" "$dir") || { echo "$seeds"; exit 1; }
+  [ "$dir" = "$built" ] || build "$dir"
+  seeds=$(cd "$dir" && "$scratch/fuzz.test" -test.v -test.run "^$name\$") || { echo "$seeds"; exit 1; }
   seeds=$(grep -cE "^ +--- PASS: $name/" <<<"$seeds" || true)
   if [ "$seeds" -eq 0 ]; then
     echo "fuzz: $dir $name has no seeds: f.Add some"
