@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	goruntime "runtime"
 	"strings"
@@ -174,6 +175,181 @@ func TestAClientThatTakesNothingLeavesTheLoop(t *testing.T) {
 		t.Errorf("%v, %d bytes, want %d", r.err, len(r.body), events*len(big)+len(doneEvent))
 	}
 	g.emptied()
+}
+
+// Here the loop itself meets the client that takes no more, in the middle of a write.
+func TestWhatAClientDoesNotTakeAtOnceIsNotLost(t *testing.T) {
+	t.Parallel()
+	big := "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" + strings.Repeat("x", 12<<10) + "\"}}]}\n\n"
+	step := make(chan bool)
+	u := scripted(t, func(c *callee) {
+		if c.request() == "" {
+			return
+		}
+		c.send(sseHead)
+		for <-step {
+			c.send(chunk(big))
+		}
+		c.send(chunk(doneEvent) + lastChunk)
+	})
+	g := start(t, limited(u.url, "client_idle: 60s, lame_duck: 0s"))
+	w := g.dial()
+	w.send(call(g.key, streamBody))
+	g.inLoops(1)
+	g.s.watcher.mu.Lock()
+	_ = g.s.watcher.root.next.client.SetWriteBuffer(64 << 10) // else it grows to megabytes
+	g.s.watcher.mu.Unlock()
+	n := 0
+	for stuck := false; !stuck; n++ {
+		g.inLoops(1)
+		step <- true
+		for looks := 0; looks < 10 && !stuck; looks++ {
+			time.Sleep(time.Millisecond) // a write that takes longer waits
+			g.s.watcher.mu.Lock()
+			stuck = phase(g.s.watcher.root.next.life.doing.Load()) == writesClient
+			g.s.watcher.mu.Unlock()
+			if !stuck && len(g.waiting()) == 1 {
+				break
+			}
+		}
+		if n > 2000 {
+			t.Fatal("the client takes everything unread")
+		}
+	}
+	close(step)
+	if r := w.must(); r.err != nil || r.body != strings.Repeat(big, n)+doneEvent {
+		t.Errorf("%v, %d bytes, want %d events of %d", r.err, len(r.body), n, len(big))
+	}
+}
+
+func TestAMalformedChunkInALoopEndsTheStream(t *testing.T) {
+	t.Parallel()
+	step := make(chan struct{})
+	u := scripted(t, stepped(step, []string{sseHead + chunk(event(1)), chunk(event(2)) + "zz\r\n"}))
+	g := start(t, plainConfig(u.url))
+	w := g.dial()
+	w.send(call(g.key, streamBody))
+	step <- struct{}{}
+	g.inLoops(1)
+	step <- struct{}{} // and then nothing
+	if wrong := cutBy(w.must(), codeUpstreamError, event(1)+event(2)); wrong != "" {
+		t.Error(wrong)
+	}
+	close(step)
+	g.emptied()
+}
+
+// corked holds back what is written until it is uncorked, so that several records of TLS
+// come as one segment.
+type corked struct {
+	net.Conn
+	held bool
+	b    []byte
+}
+
+func (c *corked) Write(p []byte) (int, error) {
+	if c.held {
+		c.b = append(c.b, p...)
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+type corkedListener struct {
+	net.Listener
+	config *tls.Config
+}
+
+func (l *corkedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tls.Server(&corked{Conn: c}, l.config), nil
+}
+
+func TestRecordsOfTLSThatComeTogetherPassTogether(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, "corked")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := make(chan struct{})
+	u := scriptedOn(t, &corkedListener{ln, &tls.Config{Certificates: []tls.Certificate{a.of("127.0.0.1", time.Now().Add(time.Hour))}}}, func(c *callee) {
+		if c.request() == "" {
+			return
+		}
+		c.send(sseHead + chunk(event(1)))
+		<-step
+		cork := c.Conn.(*tls.Conn).NetConn().(*corked)
+		cork.held = true
+		c.send(chunk(event(2)))
+		c.send(chunk(event(3)))
+		cork.held = false
+		_, _ = cork.Write(cork.b)
+		<-step // nothing more comes until both were seen
+		c.send(chunk(doneEvent) + lastChunk)
+	})
+	g := start(t, trusting("https://"+ln.Addr().String(), trust(t, t.TempDir(), a)))
+	w := g.dial()
+	w.send(call(g.key, streamBody))
+	g.inLoops(1)
+	step <- struct{}{}
+	res, err := http.ReadResponse(w.r, &http.Request{Method: "POST"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := make([]byte, len(event(1)+event(2)+event(3))), event(1)+event(2)+event(3)
+	if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != want {
+		t.Errorf("%v %q", err, got)
+	}
+	step <- struct{}{}
+	if rest, err := io.ReadAll(res.Body); err != nil || string(rest) != doneEvent {
+		t.Errorf("%v %q", err, rest)
+	}
+	if len(u.seen()) != 1 {
+		t.Errorf("%d calls", len(u.seen()))
+	}
+}
+
+// Bytes that make no event keep the watcher from waking a stream; the loop sees to the
+// comments then.
+func TestALoopWritesNoCommentTooManyAndNoneTooFew(t *testing.T) {
+	t.Parallel()
+	u := scripted(t, func(c *callee) {
+		raw := c.request()
+		if raw == "" {
+			return
+		}
+		c.send(sseHead + chunk(event(1)))
+		digits, pause := 14, 350*time.Millisecond // of a chunk's size, one at a time
+		if claimOf(raw) == "lively" {
+			for range 6 { // the client hears enough
+				time.Sleep(300 * time.Millisecond)
+				c.send(chunk(event(1)))
+				time.Sleep(20 * time.Millisecond)
+				c.send("0")
+				time.Sleep(20 * time.Millisecond)
+				c.send(chunk(event(1)))
+			}
+			digits = 0
+		}
+		for range digits {
+			time.Sleep(pause)
+			c.send("0")
+		}
+		c.send(chunk(doneEvent) + lastChunk)
+	})
+	g := start(t, limited(u.url, "keepalive_comment: 1s, lame_duck: 0s"))
+	lively := g.dial()
+	lively.send(call(g.key, streamBody, claimed("lively")))
+	if r := g.do(call(g.key, streamBody)); r.err != nil || strings.Count(r.body, keepAlive) < 2 {
+		t.Errorf("%v, %d comments in 5 s without an event", r.err, strings.Count(r.body, keepAlive))
+	}
+	if r := lively.must(); r.err != nil || strings.Contains(r.body, keepAlive) {
+		t.Errorf("%v, %d comments between events each 0.3 s", r.err, strings.Count(r.body, keepAlive))
+	}
 }
 
 func TestAFaultInALoopIsOneStreams(t *testing.T) {
