@@ -317,6 +317,27 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// tcpPair is a connection and its peer, closed when the test ends.
+func tcpPair(t testing.TB) (c, peer *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	one, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = one.Close() })
+	other, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	return one.(*net.TCPConn), other.(*net.TCPConn)
+}
+
 // wire is a client's connection, spoken to in raw bytes.
 type wire struct {
 	t testing.TB

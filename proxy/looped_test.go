@@ -13,25 +13,27 @@ import (
 // pair is a connection of the upstream leg and its peer.
 func pair(t *testing.T) (*upstreamConn, *net.TCPConn) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	tc, peer := tcpPair(t)
+	s, err := newSocket(tc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ln.Close() }()
-	nc, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	peer, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := newSocket(nc.(*net.TCPConn))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = nc.Close(); _ = peer.Close() })
-	return &upstreamConn{Conn: s, socket: s, buf: make([]byte, upstreamBuffer)}, peer.(*net.TCPConn)
+	return &upstreamConn{Conn: s, socket: s, buf: make([]byte, upstreamBuffer)}, peer
+}
+
+// lone is a stream that has a connection and nothing else, which is all that a wait needs.
+func lone(t *testing.T) (*stream, *upstreamConn, *net.TCPConn) {
+	t.Helper()
+	c, peer := pair(t)
+	x := &exchange{}
+	x.life.up, x.stream.x = c, x
+	return &x.stream, c, peer
+}
+
+// inLoop waits until a stream waits on the connection.
+func (c *upstreamConn) inLoop(t *testing.T) {
+	t.Helper()
+	eventually(t, "a wait", func() bool { c.looped.mu.Lock(); defer c.looped.mu.Unlock(); return c.looped.waits })
 }
 
 // loopsOf are loops that end with the test.
@@ -44,24 +46,18 @@ func loopsOf(t *testing.T) *eventLoops {
 func TestAnInterruptHoldsForTheNextWait(t *testing.T) {
 	t.Parallel()
 	ls := loopsOf(t)
-	c, peer := pair(t)
-	x := &exchange{}
-	x.life.up, x.stream.x = c, x
+	s, c, peer := lone(t)
 	c.interrupt()
-	if err := ls.wait(&x.stream); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := ls.wait(s); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a wait that was interrupted before it began: %v", err)
 	}
 	if err := c.resume(); err != nil {
 		t.Error(err)
 	}
 	ended := make(chan error)
-	wait := func() { ended <- ls.wait(&x.stream) }
-	inLoop := func() {
-		t.Helper()
-		eventually(t, "a wait", func() bool { c.looped.mu.Lock(); defer c.looped.mu.Unlock(); return c.looped.waits })
-	}
+	wait := func() { ended <- ls.wait(s) }
 	go wait()
-	inLoop()
+	c.inLoop(t)
 	c.interrupt()
 	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a wait that is interrupted: %v", err)
@@ -76,12 +72,12 @@ func TestAnInterruptHoldsForTheNextWait(t *testing.T) {
 		return err == nil && c.w == 1
 	})
 	go wait()
-	inLoop()
+	c.inLoop(t)
 	_ = c.Close()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a wait whose connection is closed: %v", err)
 	}
-	if err := ls.wait(&x.stream); !errors.Is(err, net.ErrClosed) {
+	if err := ls.wait(s); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a wait on a closed connection: %v", err)
 	}
 }
@@ -181,25 +177,23 @@ func TestASocketAtOnceNeverWaits(t *testing.T) {
 func TestALoopThatIsClosedGivesItsStreamsBack(t *testing.T) {
 	t.Parallel()
 	ls := loopsOf(t)
-	c, peer := pair(t)
-	x := &exchange{}
-	x.life.up, x.stream.x = c, x
+	s, c, peer := lone(t)
 	ended := make(chan error)
-	go func() { ended <- ls.wait(&x.stream) }()
-	eventually(t, "a wait", func() bool { c.looped.mu.Lock(); defer c.looped.mu.Unlock(); return c.looped.waits })
+	go func() { ended <- ls.wait(s) }()
+	c.inLoop(t)
 	ls.close()
 	if err := <-ended; err != nil {
 		t.Errorf("the wait ends with %v", err)
 	}
-	if err := ls.wait(&x.stream); err != errNoLoop {
+	if err := ls.wait(s); err != errNoLoop {
 		t.Errorf("one registered still: %v", err)
 	}
 	ls.leave(c)
-	if err := ls.wait(&x.stream); err != errNoLoop {
+	if err := ls.wait(s); err != errNoLoop {
 		t.Errorf("one that would enter: %v", err)
 	}
 	_, _ = peer.Write([]byte("x"))
-	eventually(t, "a byte", func() bool { return ls.wait(&x.stream) == nil })
+	eventually(t, "a byte", func() bool { return ls.wait(s) == nil })
 }
 
 // panickingRead is a connection whose next read panics.
@@ -218,9 +212,7 @@ func TestWhatFailsInAWaitLocksNothing(t *testing.T) {
 	if ls.all[0].streams != 0 || closed.looped.loop != nil {
 		t.Errorf("%d streams are counted", ls.all[0].streams)
 	}
-	c, _ := pair(t)
-	x := &exchange{}
-	x.life.up, x.stream.x = c, x
+	s, c, _ := lone(t)
 	tcp := c.Conn
 	c.Conn = panickingRead{tcp}
 	func() {
@@ -229,7 +221,7 @@ func TestWhatFailsInAWaitLocksNothing(t *testing.T) {
 				t.Error("no panic")
 			}
 		}()
-		_ = ls.wait(&x.stream)
+		_ = ls.wait(s)
 	}()
 	c.Conn = tcp
 	if err := ls.enter(c); err != nil {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -17,26 +16,12 @@ import (
 // with what that gave.
 func readOnce(t *testing.T, g *gateway, raw string) (c *conn, got string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close() })
-	nc, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = nc.Close() })
+	client, nc := tcpPair(t)
 	_ = nc.SetDeadline(time.Now().Add(patience))
 	if _, err := client.Write([]byte(raw)); err != nil {
 		t.Fatal(err)
 	}
-	c = &conn{TCPConn: nc.(*net.TCPConn), s: g.s, maxHead: 16 << 10}
+	c = &conn{TCPConn: nc, s: g.s, maxHead: 16 << 10}
 	p := make([]byte, 32<<10)
 	n, err := c.Read(p)
 	if err != nil && n == 0 {

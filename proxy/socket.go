@@ -55,8 +55,8 @@ func (s *socket) Write(p []byte) (int, error) {
 func (c *upstreamConn) readNow() error {
 	c.r, c.w = 0, 0
 	c.socket.atOnce = true
+	defer func() { c.socket.atOnce = false }()
 	n, err := c.Conn.Read(c.buf)
-	c.socket.atOnce = false
 	if n > 0 {
 		c.w = n
 		return nil

@@ -176,20 +176,19 @@ func (s *stream) alike() []byte {
 // pass hands on what has come, or what the event loop left of it. A client for which
 // nothing was whole yet may be due a comment.
 func (s *stream) pass() error {
-	b, fault := s.rest.bytes, s.rest.fault
-	if s.rest.waits {
-		s.rest = rest{}
-	} else {
-		b, fault = s.next()
+	r := s.rest
+	s.rest = rest{}
+	if !r.waits {
+		r.bytes, r.fault = s.next()
 	}
-	if len(b) > 0 {
-		if s.write(b) != nil {
+	if len(r.bytes) > 0 {
+		if s.write(r.bytes) != nil {
 			return s.clientGone()
 		}
-	} else if fault == nil && !s.ended && s.comment() != nil {
+	} else if r.fault == nil && !s.ended && s.comment() != nil {
 		return s.clientGone()
 	}
-	if fault != nil {
+	if r.fault != nil {
 		return s.cut()
 	}
 	return nil
