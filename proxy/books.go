@@ -96,7 +96,9 @@ func (x *exchange) close(code string) {
 	r := &x.rec
 	r.Time, r.Duration = x.began, now.Sub(x.began)
 	r.RequestID, r.Code = x.requestID(), code
-	r.Status = x.ctx.Response.StatusCode()
+	if r.Status = 200; x.ctx != nil {
+		r.Status = x.ctx.Response.StatusCode()
+	}
 	if code == codeClientLeft {
 		r.Status = statusClientLeft
 		s.metrics.left.Inc()

@@ -21,12 +21,14 @@ import (
 // outlives it is copied. Strings made by str live as long as it does.
 type exchange struct {
 	s      *Server
-	rt     *runtime // the config it began with
-	ctx    *fasthttp.RequestCtx
+	rt     *runtime             // the config it began with
+	ctx    *fasthttp.RequestCtx // nil: the shortcut, while nothing of fasthttp's is needed
 	client *conn
 	short  bool // the request is the client's shortcut
 	began  time.Time
-	id     [idLen]byte
+	// outcome is what serve returned without fasthttp, which is to write the answer.
+	outcome error
+	id      [idLen]byte
 
 	// door
 	path  []byte
@@ -152,16 +154,22 @@ func (x *exchange) newID() {
 // requestID is valid while the exchange is.
 func (x *exchange) requestID() string { return str(x.id[:]) }
 
-// begin takes an exchange from the pool for a request.
+// begin takes an exchange from the pool for a request that fasthttp has read.
 func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
+	c, _ := ctx.Conn().(*conn)
+	x := s.take(c)
+	x.ctx = ctx
+	return x
+}
+
+// take takes one for a request of c.
+func (s *Server) take(c *conn) *exchange {
 	x, _ := s.exchanges.Get().(*exchange)
 	if x == nil {
 		x = &exchange{}
 	}
-	x.s, x.ctx, x.rt = s, ctx, s.runtime.Load()
+	x.s, x.client, x.rt = s, c, s.runtime.Load()
 	x.began = time.Now()
-	x.client, _ = ctx.Conn().(*conn)
-	x.short = x.client != nil && x.client.short.taken
 	x.newID()
 	x.life.fd = -1
 	x.life.since.Store(s.watcher.clock.Load())
@@ -190,7 +198,7 @@ func (x *exchange) free() {
 
 // reset empties everything but buffers of an ordinary size.
 func (x *exchange) reset() {
-	x.s, x.rt, x.ctx, x.client = nil, nil, nil, nil
+	x.s, x.rt, x.ctx, x.client, x.short = nil, nil, nil, nil, false
 	x.path, x.query, x.route = nil, nil, nil
 	x.head = headers{forward: kept(x.head.forward)}
 	x.entry, x.policy, x.ask = nil, nil, abac.Request{}
@@ -199,7 +207,7 @@ func (x *exchange) reset() {
 	x.serving, x.left, x.order = nil, 0, x.order[:0]
 	x.target, x.slot, x.out = nil, 0, kept(x.out)
 	x.answer.status = 0 // readAnswer empties the rest
-	x.turn, x.awaits, x.unsent = 0, false, nil
+	x.turn, x.awaits, x.unsent, x.outcome = 0, false, nil, nil
 	x.sent, x.ended = time.Time{}, time.Time{}
 	x.stream = stream{out: kept(x.stream.out)}
 	x.spends, x.asked, x.most = nil, time.Time{}, most{}

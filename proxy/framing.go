@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -51,9 +52,26 @@ const (
 	connFault
 )
 
-// Read hands over bytes up to, and never into, a head that is refused.
+// Read hands over bytes up to, and never into, a head that is refused. Calls that take
+// the shortcut are served meanwhile.
 func (c *conn) Read(p []byte) (int, error) {
 	c.short.taken = false
+	for {
+		n, err := c.read(p)
+		if !c.short.taken || err != nil {
+			return n, err
+		}
+		if !c.s.serveShort(c) {
+			return copy(p[:len(shortcutLine)], shownHead), nil
+		}
+		if c.short.taken = false; !c.answered() {
+			return 0, io.EOF
+		}
+	}
+}
+
+// read is Read of whatever comes next.
+func (c *conn) read(p []byte) (int, error) {
 	if c.state == connFault {
 		return c.fail(p)
 	}
@@ -74,13 +92,16 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	n, err := read(p)
 	if n == 0 {
+		if c.asked && !c.began() && !isTimeout(err) {
+			err = io.EOF // to fasthttp, which may know of no request yet, it is none that can't be read
+		}
 		return n, err
 	}
 	before := c.began() || c.blank
 	ok := c.watch(p[:n])
 	if ok == n {
 		if c.ended && c.plain && !before && err == nil && p[0] == 'P' { // no empty line came first
-			return c.shorten(p[:n], c.headLen), nil
+			c.shorten(p[:n], c.headLen)
 		}
 		return n, err
 	}
@@ -91,6 +112,11 @@ func (c *conn) Read(p []byte) (int, error) {
 		return c.fail(p)
 	}
 	return ok, nil
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 // fail ends the reading. A head that is refused opens with a byte all the same:

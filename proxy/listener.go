@@ -131,24 +131,9 @@ func (c *conn) await() error {
 // writePiece is how much a client has limits.client_idle to take.
 const writePiece = 256 << 10
 
-// Write writes p, or the answer that lies ready in its place.
-func (c *conn) Write(p []byte) (n int, err error) {
-	if len(c.short.answer) > 0 {
-		b := c.short.answer
-		if c.short.answer = b[:0]; cap(b) > keptAnswer {
-			c.short.answer = nil
-		}
-		if _, err := c.write(b); err != nil {
-			return 0, err
-		}
-		return len(p), nil
-	}
-	return c.write(p)
-}
-
-// write lets the watcher see how long it takes, piece by piece: a client that
+// Write lets the watcher see how long it takes, piece by piece: a client that
 // takes a large answer slowly is not idle.
-func (c *conn) write(p []byte) (n int, err error) {
+func (c *conn) Write(p []byte) (n int, err error) {
 	for {
 		piece := p[n:min(len(p), n+writePiece)]
 		c.limits.writing.Store(c.s.watcher.clock.Load() + 1)
@@ -170,6 +155,10 @@ func (c *conn) Close() error {
 		c.s.watcher.removeConn(c)
 		c.s.conns.give(c.limits.slot, 1)
 	})
+	if x := c.short.served.Swap(nil); x != nil { // fasthttp broke off before it took the call
+		x.drop()
+		x.close(codeClientLeft)
+	}
 	return c.TCPConn.Close()
 }
 

@@ -29,14 +29,33 @@ var (
 // relay tries the targets in order and passes the first answer that counts.
 func (x *exchange) relay() error {
 	x.life.spoke.Store(x.s.watcher.clock.Load())
-	t, err := x.answered()
+	_, err := x.answered()
 	switch {
+	case err == nil && x.ctx == nil && x.passAtOnce():
+		return nil
 	case err == nil:
-		return x.pass(t)
-	case err == errSilent:
+		err = errUnpassed
+	case err != errSilent:
+		return x.upstreamFault(err)
+	}
+	if x.ctx == nil {
+		return err
+	}
+	return x.passOn(err)
+}
+
+// errUnpassed says that a target has answered, and that its answer is to be passed on.
+var errUnpassed = errors.New("the answer is not passed on yet")
+
+// passOn writes into fasthttp's response what serve has left, unless it is an error.
+func (x *exchange) passOn(err error) error {
+	switch err {
+	case errUnpassed:
+		return x.pass(&x.serving.targets[x.slot])
+	case errSilent:
 		return x.startEarly()
 	}
-	return x.upstreamFault(err)
+	return err
 }
 
 // answered tries the targets, from the one whose turn it is, until an answer
@@ -246,9 +265,6 @@ func (x *exchange) upstreamFault(err error) error {
 func (x *exchange) pass(t *servedTarget) error {
 	if err := x.rejected(t); err != nil {
 		return err
-	}
-	if x.passAtOnce() {
-		return nil
 	}
 	x.setHead()
 	x.enter(awaitsBody)

@@ -199,7 +199,11 @@ const chatPath = "/v1/chat/completions"
 // handle serves one request. fasthttp does not recover: a panic here would end
 // the process.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
-	x := s.begin(ctx)
+	x, served := s.resume(ctx)
+	if x == nil {
+		ctx.SetConnectionClose()
+		return
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			s.contain(x, v)
@@ -208,7 +212,13 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	if s.draining.Load() != serving {
 		ctx.SetConnectionClose()
 	}
-	if err := x.serve(); err != nil {
+	var err error
+	if served {
+		err = x.passOn(x.outcome)
+	} else {
+		err = x.serve()
+	}
+	if err != nil {
 		x.refuse(err)
 	}
 }
@@ -218,10 +228,15 @@ const ownFault = "A fault of the gateway's own. Tell its operator the request id
 
 // contain ends a request that a fault of ours broke off.
 func (s *Server) contain(x *exchange, v any) {
+	x.ctx.Response.Reset()
+	x.refuse(s.broken(x, v))
+}
+
+// broken ends the call of a request that a fault of ours broke off.
+func (s *Server) broken(x *exchange, v any) *refusal {
 	s.panicked(x, v)
 	x.drop()
-	x.ctx.Response.Reset()
-	x.refuse(refuse(codeInternal, ownFault).closing())
+	return refuse(codeInternal, ownFault).closing()
 }
 
 // serve leads through the rooms. An exchange that was answered is gone when it

@@ -1,21 +1,29 @@
 package proxy
 
-import "strconv"
+import (
+	"strconv"
+	"sync/atomic"
 
-// The hot path goes past fasthttp where it can: a call that one read brought whole was
-// parsed by framing already, and an answer that came whole needs no Response. fasthttp,
-// whose loop this stays, is shown a request without headers or a body, and writes a
-// response that gives way to the one that lies ready. Parsing the request again, streaming
-// a body that is there and keeping the answer's headers by their kinds cost a tenth of all
-// CPU: `go run ./test/benchpeers -budget off -only request`.
+	"github.com/valyala/fasthttp"
+)
 
-// shortcut is a call that lies whole in the buffer that it was read into, behind the
-// bytes that fasthttp is shown, until the connection is read again.
+// The hot path goes past fasthttp where it can. A call that one read brought whole was
+// parsed by framing already, so it is served right there, while fasthttp waits for its
+// read; and an answer that came whole is written without a Response. Only where the
+// answer is another is fasthttp shown a request, without headers or a body, of which
+// the handler finds the exchange. Parsing the request again, streaming a body that is
+// there and keeping the answer's headers by their kinds cost a tenth of all CPU, and
+// fasthttp's loop itself some more: `go run ./test/benchpeers -budget off -only request`.
+
+// shortcut is a call that lies whole in the buffer that it was read into, until the
+// connection is read again.
 type shortcut struct {
 	taken  bool
 	lines  []byte // the headers, with the empty line
 	body   []byte
-	answer []byte // what is written for fasthttp's own response; empty: nothing
+	answer []byte // for the client
+	// served has run without fasthttp, which is to write its answer.
+	served atomic.Pointer[exchange]
 }
 
 const (
@@ -25,11 +33,52 @@ const (
 	keptAnswer = 8 << 10
 )
 
-// shorten shows fasthttp a short head for p, which is one whole call. It returns how
-// much of p that is.
-func (c *conn) shorten(p []byte, head int) int {
+// shorten takes p, which is one whole call.
+func (c *conn) shorten(p []byte, head int) {
 	c.short.taken, c.short.lines, c.short.body = true, p[len(shortcutLine)+2:head], p[head:]
-	return copy(p[:len(shortcutLine)], shownHead)
+}
+
+// serveShort serves c's shortcut. True: the answer lies ready. False: fasthttp is to
+// write it, from the exchange that waits for it.
+func (s *Server) serveShort(c *conn) (done bool) {
+	x := s.take(c)
+	defer func() {
+		if v := recover(); v != nil {
+			x.outcome = s.broken(x, v)
+			c.short.served.Store(x)
+		}
+	}()
+	x.short = true
+	err := x.serve()
+	if err == nil {
+		return true // and x is gone
+	}
+	x.outcome = err
+	c.short.served.Store(x)
+	return false
+}
+
+// resume returns the exchange of a request, and whether it was served already. nil: it
+// is gone, with its connection.
+func (s *Server) resume(ctx *fasthttp.RequestCtx) (x *exchange, already bool) {
+	c, _ := ctx.Conn().(*conn)
+	if c == nil || !c.short.taken {
+		return s.begin(ctx), false
+	}
+	if x = c.short.served.Swap(nil); x != nil {
+		x.ctx = ctx
+	}
+	return x, true
+}
+
+// answered writes the answer that lies ready; false: the client does not take it.
+func (c *conn) answered() bool {
+	b := c.short.answer
+	if c.short.answer = b[:0]; cap(b) > keptAnswer {
+		c.short.answer = nil
+	}
+	_, err := c.Write(b)
+	return err == nil
 }
 
 var (
@@ -59,11 +108,11 @@ func (x *exchange) headerLines() []byte {
 	return x.ctx.Request.Header.RawHeaders()
 }
 
-// passAtOnce writes an answer that has come whole beside fasthttp's response. False: it
-// is one for the long way.
+// passAtOnce makes the client's answer of one that has come whole. False: it is one for
+// the long way.
 func (x *exchange) passAtOnce() bool {
 	a, c := &x.answer, x.life.up
-	if !x.short || a.status != 200 || a.streams() || a.length < 0 || a.encoded || int64(c.w-c.r) < a.length || x.s.draining.Load() != serving {
+	if a.status != 200 || a.streams() || a.length < 0 || a.encoded || int64(c.w-c.r) < a.length || x.s.draining.Load() != serving {
 		return false
 	}
 	b := append(x.client.short.answer[:0], "HTTP/1.1 200 OK\r\n"...)
@@ -76,7 +125,7 @@ func (x *exchange) passAtOnce() bool {
 	c.r += int(a.length)
 	x.meterWhole(b[from:])
 	x.finishUpstream()
-	x.client.short.answer = b // last, so that a fault is answered in its own words
+	x.client.short.answer = b
 	x.close("")
 	return true
 }
