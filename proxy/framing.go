@@ -56,22 +56,6 @@ const (
 // the shortcut are served meanwhile.
 func (c *conn) Read(p []byte) (int, error) {
 	c.short.taken = false
-	for {
-		n, err := c.read(p)
-		if !c.short.taken || err != nil {
-			return n, err
-		}
-		if !c.s.serveShort(c) {
-			return copy(p[:len(shortcutLine)], shownHead), nil
-		}
-		if c.short.taken = false; !c.answered() {
-			return 0, io.EOF
-		}
-	}
-}
-
-// read is Read of whatever comes next.
-func (c *conn) read(p []byte) (int, error) {
 	if c.state == connFault {
 		return c.fail(p)
 	}
@@ -86,32 +70,45 @@ func (c *conn) read(p []byte) (int, error) {
 	if err := c.await(); err != nil {
 		return 0, err
 	}
-	read := c.TCPConn.Read
-	if c.asked && !c.began() && c.s.draining.Load() != serving {
-		read = c.lastCall
+	n, err := 0, error(nil)
+	if !c.asked || c.began() || c.s.draining.Load() == serving {
+		n, err = c.serve(p)
 	}
-	n, err := read(p)
-	if n == 0 {
-		if c.asked && !c.began() && !isTimeout(err) {
-			err = io.EOF // to fasthttp, which may know of no request yet, it is none that can't be read
+	if n == 0 && err == nil { // a drain began
+		if n, err = c.lastCall(p); n > 0 {
+			n, _, err = c.came(p, n)
 		}
-		return n, err
 	}
+	if n == 0 && err != nil && err != errFraming && c.asked && !c.began() && !isTimeout(err) {
+		err = io.EOF // fasthttp, which may have seen no request yet, would answer one that can't be read
+	}
+	return n, err
+}
+
+// came takes the n bytes of p that have come, and says how many fasthttp is to see, or
+// that a shortcut's answer lies ready in their place.
+func (c *conn) came(p []byte, n int) (show int, served bool, err error) {
 	before := c.began() || c.blank
 	ok := c.watch(p[:n])
 	if ok == n {
-		if c.ended && c.plain && !before && err == nil && p[0] == 'P' { // no empty line came first
-			c.shorten(p[:n], c.headLen)
+		if !c.ended || !c.plain || before || p[0] != 'P' { // an empty line may come first
+			return n, false, nil
 		}
-		return n, err
+		c.shorten(p[:n], c.headLen)
+		if c.s.serveShort(c) {
+			c.short.taken = false
+			return 0, true, nil
+		}
+		return copy(p[:len(shortcutLine)], shownHead), false, nil
 	}
 	if c.state != connFault {
 		c.later = append([]byte(nil), p[ok:n]...)
 	}
 	if ok == 0 {
-		return c.fail(p)
+		n, err = c.fail(p)
+		return n, false, err
 	}
-	return ok, nil
+	return ok, false, nil
 }
 
 func isTimeout(err error) bool {

@@ -119,7 +119,9 @@ func (x *exchange) call1(t *servedTarget) error {
 		return errClientLeft
 	}
 	x.reached, x.owes = true, true
-	_, x.unsent = c.Write(x.out)
+	if x.unsent, err = c.ask(x.out); err != nil {
+		return x.heardOf(err)
+	}
 	return x.awaitHead()
 }
 
@@ -127,7 +129,11 @@ func (x *exchange) call1(t *servedTarget) error {
 // meanwhile. An upstream may refuse and close before it has read the body: its
 // answer still counts.
 func (x *exchange) awaitHead() error {
-	err := x.life.up.readAnswer(&x.answer)
+	return x.heardOf(x.life.up.readAnswer(&x.answer))
+}
+
+// heardOf says what became of the wait for an answer's head, which ended with err.
+func (x *exchange) heardOf(err error) error {
 	x.awaits = err != nil && x.woken(err)
 	switch {
 	case x.awaits:

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"io"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/valyala/fasthttp"
 )
@@ -24,7 +26,18 @@ type shortcut struct {
 	answer []byte // for the client
 	// served has run without fasthttp, which is to write its answer.
 	served atomic.Pointer[exchange]
+	turn   turn
+	unread atomic.Int32 // what comes next is waited for, and was not looked for first: an unreadState
 }
+
+type unreadState = int32
+
+const (
+	notUnread   unreadState = iota
+	waitsUnread             // since the watcher last looked
+	seenUnread              // since before that
+	peekedUnread
+)
 
 const (
 	shortcutLine = "POST " + chatPath + " HTTP/1.1" // of the only calls that are taken
@@ -71,13 +84,104 @@ func (s *Server) resume(ctx *fasthttp.RequestCtx) (x *exchange, already bool) {
 	return x, true
 }
 
-// answered writes the answer that lies ready; false: the client does not take it.
-func (c *conn) answered() bool {
+// serve reads for fasthttp, and serves calls that take the shortcut for as long as they
+// come. All that time it is in one wait of the netpoller: whatever comes meanwhile ends
+// the next wait at once, so that nothing is read only to find that nothing is there.
+func (c *conn) serve(p []byte) (int, error) {
+	if c.now.raw == nil {
+		if err := c.now.of(c.TCPConn); err != nil {
+			return 0, err
+		}
+	}
+	t := &c.short.turn
+	if t.come == nil {
+		t.come = c.come
+	}
+	t.p, t.n, t.err = p, 0, nil
+	err := c.now.raw.Read(t.come)
+	c.short.unread.Store(notUnread)
+	t.p = nil
+	if err != nil {
+		return 0, err
+	}
+	return t.n, t.err
+}
+
+// turn is a serve under way: what it reads into, and what it returns.
+type turn struct {
+	p    []byte
+	n    int
+	err  error
+	come func(fd uintptr) bool // conn.come
+}
+
+// come takes what has come; false: it is waited for.
+func (c *conn) come(fd uintptr) (done bool) {
+	t := &c.short.turn
+	c.short.unread.Store(notUnread)
+	for {
+		n, err := syscall.Read(int(fd), t.p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return false
+		case n <= 0:
+			t.err = cameNot(err)
+			return true
+		}
+		first := !c.asked
+		var served bool
+		if t.n, served, t.err = c.came(t.p, n); !served {
+			return true
+		}
+		if !c.answer(fd) {
+			t.err = io.EOF
+			return true
+		}
+		if c.s.draining.Load() != serving {
+			return true // with nothing read
+		}
+		if t.err = c.await(); t.err != nil {
+			return true
+		}
+		if n < len(t.p) && !first {
+			c.short.unread.Store(waitsUnread)
+			return false
+		}
+	}
+}
+
+// closedUnread looks, once a wait and for the watcher, whether the peer of a connection
+// that waits unread has closed it: an end that came together with a call is no event of
+// its own.
+func (c *conn) closedUnread() (closed bool) {
+	switch u := &c.short.unread; u.Load() {
+	case waitsUnread:
+		u.CompareAndSwap(waitsUnread, seenUnread)
+	case seenUnread:
+		if u.CompareAndSwap(seenUnread, peekedUnread) {
+			_ = c.now.raw.Control(func(fd uintptr) {
+				var b [1]byte
+				n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+				closed = n == 0 && err == nil
+			})
+		}
+	}
+	return closed
+}
+
+// answer writes the answer that lies ready; false: the client does not take it.
+func (c *conn) answer(fd uintptr) bool {
 	b := c.short.answer
 	if c.short.answer = b[:0]; cap(b) > keptAnswer {
 		c.short.answer = nil
 	}
-	_, err := c.Write(b)
+	n, _ := syscall.Write(int(fd), b)
+	if n = max(n, 0); n == len(b) {
+		return true
+	}
+	_, err := c.Write(b[n:])
 	return err == nil
 }
 

@@ -60,6 +60,9 @@ func TestOnlyAPlainWholeCallTakesTheShortcut(t *testing.T) {
 		{"malformed", strings.Replace(plain, "Content-Length:", "Content-Length :", 1), false},
 	} {
 		c, got := readOnce(t, g, tt.raw)
+		if x := c.short.served.Swap(nil); x != nil {
+			x.close("")
+		}
 		if c.short.taken != tt.taken || (got == shownHead) != tt.taken {
 			t.Errorf("%s: taken %v, fasthttp sees %q", tt.name, c.short.taken, got)
 		}

@@ -29,10 +29,8 @@ func (s *socket) Read(p []byte) (int, error) {
 	switch {
 	case err == syscall.EAGAIN:
 		return 0, errWouldBlock
-	case err != nil:
-		return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
-	case n == 0:
-		return 0, io.EOF
+	case n <= 0:
+		return 0, cameNot(err)
 	}
 	return n, nil
 }
@@ -48,6 +46,56 @@ func (s *socket) Write(p []byte) (int, error) {
 		return max(n, 0), &net.OpError{Op: "write", Net: "tcp", Err: errors.Join(io.ErrShortWrite, err)}
 	}
 	return n, nil
+}
+
+// ask writes p and reads the first of what comes back into the buffer, which is empty.
+// It waits for that without looking first whether it is there: what p asks for can't be.
+// A write that does not take all of p is unsent's; the read is err's, and is left to
+// the next fill where neither is set and nothing was read.
+func (c *upstreamConn) ask(p []byte) (unsent, err error) {
+	s := c.socket
+	if s == nil || c.Conn != net.Conn(s) {
+		_, unsent = c.Write(p)
+		return unsent, nil
+	}
+	u := &s.now
+	if u.ask == nil {
+		u.ask = u.asks
+	}
+	u.out, u.p, u.n, u.err = p, c.buf, 0, nil
+	err = u.raw.Read(u.ask)
+	rest, n := u.out, u.n
+	if u.out, u.p = nil, nil; len(rest) > 0 { // it has to wait, or can't be written at all
+		_, unsent = c.Write(rest)
+		return unsent, nil
+	}
+	if err == nil && n <= 0 {
+		return nil, cameNot(u.err)
+	}
+	c.r, c.w = 0, max(n, 0)
+	return nil, err
+}
+
+// asks is ask with the descriptor; false: wait.
+func (u *unwaiting) asks(fd uintptr) (done bool) {
+	if len(u.out) > 0 {
+		n, err := syscall.Write(int(fd), u.out)
+		u.out = u.out[max(n, 0):]
+		return err != nil || len(u.out) > 0
+	}
+	for {
+		if u.n, u.err = syscall.Read(int(fd), u.p); u.err != syscall.EINTR {
+			return u.err != syscall.EAGAIN
+		}
+	}
+}
+
+// cameNot is what a read that brought nothing says.
+func cameNot(err error) error {
+	if err != nil {
+		return &net.OpError{Op: "read", Net: "tcp", Err: err}
+	}
+	return io.EOF
 }
 
 // readNow reads what has come into the buffer, which is empty; errWouldBlock: nothing
@@ -86,6 +134,9 @@ type unwaiting struct {
 	p   []byte
 	n   int
 	err error
+
+	ask func(fd uintptr) bool // asks
+	out []byte                // what it is to write still
 }
 
 func (u *unwaiting) of(c *net.TCPConn) (err error) {

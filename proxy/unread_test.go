@@ -1,0 +1,249 @@
+package proxy
+
+import (
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Calls that take the shortcut are waited for unread: what comes while one is served
+// must end that wait all the same.
+func TestACallThatComesWhileAnotherIsServedIsNotMissed(t *testing.T) {
+	t.Parallel()
+	came, answer := make(chan bool), make(chan bool)
+	u := scripted(t, func(c *callee) {
+		for c.request() != "" {
+			came <- true
+			<-answer
+			c.send(whole(200, completion))
+		}
+	})
+	g := start(t, plainConfig(u.url))
+	w, raw := g.dial(), call(g.key, plainBody)
+	for i := range 4 {
+		w.send(raw)
+		<-came
+		w.send(raw)
+		time.Sleep(10 * time.Millisecond)
+		answer <- true
+		<-came
+		answer <- true
+		for range 2 {
+			if r := w.must(); r.status != 200 {
+				t.Fatalf("round %d: %d %s", i, r.status, r.body)
+			}
+		}
+	}
+}
+
+func TestAnEndThatComesWithACallClosesTheConnection(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url))
+	raw := call(g.key, plainBody)
+	for before := range 3 {
+		w := g.dial()
+		for range before {
+			if w.send(raw); w.must().status != 200 {
+				t.Fatal("not served")
+			}
+		}
+		w.send(raw)
+		_ = w.CloseWrite()
+		if r := w.must(); r.status != 200 {
+			t.Errorf("%d calls before: %d %s", before, r.status, r.body)
+		}
+		if !w.closed() {
+			t.Errorf("%d calls before: the connection stays", before)
+		}
+	}
+}
+
+// Such an end is no event of its own. The watcher looks for it, once a wait.
+func TestTheWatcherLooksForAnEndThatNoEventTellsOf(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		do     func(w *wire)
+		closed bool
+	}{
+		{"nothing came", func(*wire) {}, false},
+		{"bytes came", func(w *wire) { w.send("P") }, false},
+		{"the client closed", func(w *wire) { _ = w.CloseWrite() }, true},
+	} {
+		g := start(t, plainConfig("http://127.0.0.1:1"))
+		client, nc := tcpPair(t)
+		c := &conn{TCPConn: nc, s: g.s}
+		if err := c.now.of(nc); err != nil {
+			t.Fatal(err)
+		}
+		tt.do(&wire{t: t, TCPConn: client})
+		time.Sleep(20 * time.Millisecond)
+		if c.closedUnread() {
+			t.Errorf("%s: looked at what is read", tt.name)
+		}
+		for wait := range 2 {
+			c.short.unread.Store(waitsUnread)
+			if c.closedUnread() {
+				t.Errorf("%s: wait %d is looked at before it has lasted", tt.name, wait)
+			}
+			if c.closedUnread() != tt.closed {
+				t.Errorf("%s: wait %d: closed %v", tt.name, wait, !tt.closed)
+			}
+			if c.closedUnread() {
+				t.Errorf("%s: wait %d is looked at twice", tt.name, wait)
+			}
+		}
+	}
+}
+
+func TestAnIdleConnectionEndsHoweverItIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url), func(o *Options) { o.Config.Limits.ClientIdle = 600 * time.Millisecond })
+	w := g.dial()
+	for range 3 {
+		if w.send(call(g.key, plainBody)); w.must().status != 200 {
+			t.Fatal("not served")
+		}
+	}
+	began := time.Now()
+	if !w.closed() {
+		t.Error("the connection stays")
+	}
+	if d := time.Since(began); d < 500*time.Millisecond {
+		t.Errorf("ended after %v", d)
+	}
+}
+
+// fasthttp has seen none of the calls that took the shortcut, and answers a first
+// request that it can't read.
+func TestAClientThatLeavesAfterItsCallsAskedForNothing(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url))
+	for name, leave := range map[string]func(w *wire){
+		"closes": func(w *wire) { _ = w.Close() },
+		"resets": func(w *wire) { _ = w.SetLinger(0); _ = w.Close() },
+	} {
+		w := g.dial()
+		for range 2 {
+			if w.send(call(g.key, plainBody)); w.must().status != 200 {
+				t.Fatal("not served")
+			}
+		}
+		leave(w)
+		eventually(t, "the connection that "+name+" is gone", func() bool { return g.s.conns.Load() == 0 })
+	}
+	if lines := g.log.lines(); len(lines) != 4 {
+		t.Errorf("%d requests for four calls: %v", len(lines), lines)
+	}
+}
+
+// A drain may close a connection whose call was served and whose answer fasthttp was
+// to write.
+func TestACallThatFasthttpNeverTookIsAccountedFor(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(201, completion))
+	g := start(t, plainConfig(u.url))
+	c, got := readOnce(t, g, call(g.key, plainBody))
+	if got != shownHead || g.s.open.Load() != 1 {
+		t.Fatalf("fasthttp sees %q, %d exchanges are open", got, g.s.open.Load())
+	}
+	g.s.conns.take(0, 1, 1)
+	_ = c.Close()
+	if n := g.s.open.Load(); n != 0 {
+		t.Errorf("%d exchanges are open", n)
+	}
+	lines := g.log.lines()
+	if len(lines) != 1 || lines[0]["status"] != 499.0 || lines[0]["input_tokens"] == nil {
+		t.Errorf("logged: %v", lines)
+	}
+	if g.metric("keeptrusts_gateway_client_closed_requests_total") != 1 {
+		t.Error("not counted as left")
+	}
+}
+
+func TestAFaultInACallThatTakesTheShortcutIsAnswered(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	var n atomic.Int64
+	g := start(t, plainConfig(u.url), func(o *Options) {
+		o.Org = func() string {
+			if n.Add(1) == 2 {
+				panic("a fault of the test's")
+			}
+			return testOrg
+		}
+	})
+	w := g.dial()
+	for i, want := range []int{200, 500} {
+		w.send(call(g.key, plainBody))
+		if r := w.must(); r.status != want {
+			t.Errorf("call %d: %d %s", i, r.status, r.body)
+		}
+	}
+	if !w.closed() {
+		t.Error("the connection stays")
+	}
+	if g.metric("keeptrusts_gateway_panics_total") != 1 || !strings.Contains(g.log.text(), "unread_test.go") {
+		t.Error("the panic is not told, or not with its stack")
+	}
+}
+
+// An answer that the client's socket does not take at once is written all the same.
+func TestAnAnswerOfAShortcutIsWrittenWhole(t *testing.T) {
+	t.Parallel()
+	g := start(t, plainConfig("http://127.0.0.1:1"))
+	client, nc := tcpPair(t)
+	c := &conn{TCPConn: nc, s: g.s}
+	if err := c.now.of(nc); err != nil {
+		t.Fatal(err)
+	}
+	large := strings.Repeat("0123456789abcdef", 1<<20)
+	c.short.answer = []byte(large)
+	got := make(chan string, 1)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		b, _ := io.ReadAll(client)
+		got <- string(b)
+	}()
+	var taken bool
+	_ = c.now.raw.Read(func(fd uintptr) bool {
+		taken = c.answer(fd)
+		return true
+	})
+	_ = nc.Close()
+	if b := <-got; !taken || b != large {
+		t.Errorf("taken %v, %d bytes of %d", taken, len(b), len(large))
+	}
+	if cap(c.short.answer) > keptAnswer {
+		t.Errorf("%d bytes are kept", cap(c.short.answer))
+	}
+}
+
+func TestTheWatcherEndsAWaitWhosePeerHasClosed(t *testing.T) {
+	t.Parallel()
+	g := start(t, plainConfig("http://127.0.0.1:1"))
+	client, nc := tcpPair(t)
+	c := &conn{TCPConn: nc, s: g.s}
+	if err := c.now.of(nc); err != nil {
+		t.Fatal(err)
+	}
+	c.limits.read.Store(1 << 60)
+	g.s.watcher.addConn(c)
+	defer g.s.watcher.removeConn(c)
+	c.short.unread.Store(waitsUnread)
+	time.Sleep(3 * watchEvery)
+	if c.limits.expired.Load() {
+		t.Error("an open one was ended")
+	}
+	_ = client.CloseWrite()
+	c.short.unread.Store(waitsUnread)
+	eventually(t, "the wait ends", c.limits.expired.Load)
+	if _, err := nc.Read(make([]byte, 1)); !isTimeout(err) {
+		t.Errorf("a read: %v", err)
+	}
+}
