@@ -120,11 +120,11 @@ func (c *upstreamConn) Close() error {
 	if c.socket == nil {
 		return c.Conn.Close()
 	}
-	err := c.socket.Close()
 	c.looped.mu.Lock()
+	c.looped.closed = true
 	c.looped.land(net.ErrClosed)
 	c.looped.mu.Unlock()
-	return err
+	return c.socket.Close()
 }
 
 // aged says whether its address may no longer be what DNS gives.
