@@ -62,6 +62,7 @@ type looped struct {
 	s           *stream
 	loop        *eventLoop
 	fd          int
+	client      int        // the client's descriptor, held by whoever waits
 	back        chan error // ends the wait; has room for one
 	fault       any        // a panic of the loop's, to be the goroutine's
 }
@@ -91,8 +92,22 @@ func (s *stream) loops() bool {
 
 // wait reads once more from the upstream, after the loop has passed whatever it could;
 // that it read nothing more is no error. errNoLoop: use fill.
-func (ls *eventLoops) wait(s *stream) error {
+func (ls *eventLoops) wait(s *stream) (err error) {
+	c := s.x.client
+	if c.now.raw == nil && c.now.of(c.TCPConn) != nil {
+		return errNoLoop
+	}
+	// All the time it holds the client's descriptor, so that the loop may write to it
+	// without asking net, which costs as much as half a write.
+	if c.now.raw.Control(func(fd uintptr) { err = ls.waitHolding(s, int(fd)) }) != nil {
+		return errNoLoop
+	}
+	return err
+}
+
+func (ls *eventLoops) waitHolding(s *stream, client int) error {
 	l := &s.x.life.up.looped
+	l.client = client
 	if err := ls.begin(s); err != errWouldBlock {
 		return err
 	}
@@ -388,7 +403,8 @@ func (s *stream) passNow() bool {
 	b, fault := s.next()
 	if len(b) > 0 {
 		s.heard = s.x.s.watcher.clock.Load()
-		b = b[s.x.client.writeNow(b):]
+		n, _ := syscall.Write(s.x.life.up.looped.client, b) // an error is the next write's
+		b = b[max(n, 0):]
 		if len(b) == 0 && fault == nil && !s.ended {
 			return true
 		}

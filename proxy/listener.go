@@ -162,6 +162,13 @@ func (c *conn) Close() error {
 	return c.TCPConn.Close()
 }
 
+// reset closes a connection over what its client did not take, which would keep the
+// socket. Closing waits for whoever holds the descriptor, and the watcher must not.
+func (c *conn) reset() {
+	_ = c.TCPConn.SetLinger(0)
+	go func() { _ = c.TCPConn.Close() }()
+}
+
 // began says whether any byte of the next request has come.
 func (c *conn) began() bool { return len(c.head) > 0 || c.state != connHead }
 
@@ -198,8 +205,7 @@ func (w *watcher) lookConns(now int64) {
 		}
 		idle := c.s.runtime.Load().cfg.Limits.ClientIdle
 		if from := c.limits.writing.Load(); from != 0 && now-from > int64(idle+watchEvery) {
-			_ = c.TCPConn.SetLinger(0) // what is queued would keep the socket
-			_ = c.TCPConn.Close()
+			c.reset()
 		}
 	}
 }

@@ -115,16 +115,6 @@ func (c *upstreamConn) readNow() error {
 	return err
 }
 
-// writeNow writes what the client's socket takes without waiting, and returns how much.
-// An error is the next write's.
-func (c *conn) writeNow(p []byte) int {
-	if c.now.raw == nil && c.now.of(c.TCPConn) != nil {
-		return 0
-	}
-	n, _ := c.now.do(c.now.write, p)
-	return max(n, 0)
-}
-
 // unwaiting reads and writes a socket without waiting, beside whoever closes it. What
 // it calls is made once: a closure a call would be garbage.
 type unwaiting struct {

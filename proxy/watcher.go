@@ -190,8 +190,7 @@ func (w *watcher) lookToken(x *exchange, clock int64) {
 	}
 	// A write that has just begun bears the stamp of the last look.
 	if from := x.client.limits.writing.Load(); from != 0 && int64(time.Since(w.start))-from > int64(2*watchEvery) {
-		_ = x.client.SetLinger(0)
-		_ = x.client.TCPConn.Close()
+		x.client.reset()
 	}
 }
 
