@@ -22,6 +22,11 @@ func TestAStreamThatTheDrainOutlivedHasItsLastCall(t *testing.T) {
 	pipelined.send(call(g.key, streamBody, claimed("held")))
 	again.send(call(g.key, streamBody, claimed("held")))
 	eventually(t, "three streams and a call are open", func() bool { return g.s.streams.Load() == 4 })
+	for _, one := range []*wire{w, again, pipelined} {
+		if _, err := one.r.Peek(1); err != nil { // of the head
+			t.Fatal(err)
+		}
+	}
 	drained := make(chan error, 1)
 	go func() { drained <- g.s.Drain(context.Background()) }()
 	eventually(t, "the refusing", func() bool { return g.s.draining.Load() == refusing })
@@ -62,6 +67,9 @@ func TestTheDrainWaitsForALastCall(t *testing.T) {
 	w := g.dial()
 	w.send(call(g.key, streamBody, claimed("held")))
 	eventually(t, "a stream is open", func() bool { return g.s.streams.Load() == 1 })
+	if _, err := w.r.Peek(1); err != nil { // of its head
+		t.Fatal(err)
+	}
 	drained := make(chan error, 1)
 	go func() { drained <- g.s.Drain(context.Background()) }()
 	eventually(t, "the refusing", func() bool { return g.s.draining.Load() == refusing })

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -38,10 +39,12 @@ type eventLoops struct {
 	all   []*eventLoop
 	over  bool
 	done  sync.WaitGroup
-	fault func(v any) // told of a loop that ended
+	clock *atomic.Int64 // the watcher's
+	fault func(v any)   // told of a loop that ended
 }
 
 type eventLoop struct {
+	clock   *atomic.Int64
 	streams int      // under eventLoops.mu
 	epoll   *os.File // itself pollable, so that the loop waits as any goroutine does
 	raw     syscall.RawConn
@@ -60,6 +63,7 @@ type looped struct {
 	closed      bool // or is about to be: its descriptor may be another's
 	plain       bool // without TLS: it is read by its descriptor
 	s           *stream
+	c           *upstreamConn // whose place it is
 	loop        *eventLoop
 	fd          int
 	client      int        // the client's descriptor, held by whoever waits
@@ -106,8 +110,9 @@ func (ls *eventLoops) wait(s *stream) (err error) {
 }
 
 func (ls *eventLoops) waitHolding(s *stream, client int) error {
-	l := &s.x.life.up.looped
-	l.client = client
+	c := s.x.life.up
+	l := &c.looped
+	l.c, l.client = c, client
 	if err := ls.begin(s); err != errWouldBlock {
 		return err
 	}
@@ -239,6 +244,7 @@ func (ls *eventLoops) take() *eventLoop {
 	}
 	if len(ls.all) < goruntime.GOMAXPROCS(0) {
 		if l, err := newEventLoop(); err == nil {
+			l.clock = ls.clock
 			ls.all = append(ls.all, l)
 			ls.done.Go(func() { ls.run(l) })
 			least = l
@@ -346,8 +352,7 @@ func (l *looped) event(ends bool) {
 			l.land(nil)
 		}
 	}()
-	s := l.s
-	c, w := s.x.life.up, s.x.s.watcher
+	s, c := l.s, l.c
 	for range readsInARow {
 		if err := l.read(c); err != nil {
 			if err != errWouldBlock {
@@ -356,11 +361,11 @@ func (l *looped) event(ends bool) {
 			return
 		}
 		more := ends || c.w == len(c.buf) || !l.plain // TLS may hold more
-		if !s.passNow() {
+		now := l.loop.clock.Load()
+		if !l.passNow(now) {
 			l.land(nil)
 			return
 		}
-		now := w.clock.Load()
 		s.x.life.since.Store(now)
 		if !more {
 			return // what comes from here on is another event
@@ -399,11 +404,12 @@ func (l *looped) land(err error) {
 
 // passNow hands on what was read if that takes no wait. Else it leaves what has to be
 // done, and returns false.
-func (s *stream) passNow() bool {
-	b, fault := s.next()
+func (l *looped) passNow(now int64) bool {
+	s := l.s
+	b, fault := s.next(l.c)
 	if len(b) > 0 {
-		s.heard = s.x.s.watcher.clock.Load()
-		n, _ := syscall.Write(s.x.life.up.looped.client, b) // an error is the next write's
+		s.heard = now
+		n, _ := syscall.Write(l.client, b) // an error is the next write's
 		b = b[max(n, 0):]
 		if len(b) == 0 && fault == nil && !s.ended {
 			return true

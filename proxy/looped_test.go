@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	goruntime "runtime"
+	"sync/atomic"
 	"testing"
 )
 
@@ -25,7 +26,8 @@ func pair(t *testing.T) (*upstreamConn, *net.TCPConn) {
 func lone(t *testing.T) (*stream, *upstreamConn, *net.TCPConn) {
 	t.Helper()
 	c, peer := pair(t)
-	x := &exchange{}
+	client, _ := tcpPair(t)
+	x := &exchange{client: &conn{TCPConn: client}}
 	x.life.up, x.stream.x = c, x
 	return &x.stream, c, peer
 }
@@ -38,7 +40,7 @@ func (c *upstreamConn) inLoop(t *testing.T) {
 
 // loopsOf are loops that end with the test.
 func loopsOf(t *testing.T) *eventLoops {
-	ls := &eventLoops{fault: func(v any) { t.Errorf("a fault: %v", v) }}
+	ls := &eventLoops{clock: new(atomic.Int64), fault: func(v any) { t.Errorf("a fault: %v", v) }}
 	t.Cleanup(ls.close)
 	return ls
 }

@@ -129,6 +129,7 @@ func New(o Options) (*Server, error) {
 	if s.watcher, err = newWatcher(func(v any) { s.faulted(v) }); err != nil {
 		return nil, fmt.Errorf("watch for clients that leave: %w", err)
 	}
+	s.loops.clock = &s.watcher.clock
 	s.loops.fault = func(v any) { s.faulted(v) }
 	s.used = &uses{}
 	s.reporter = newReporter(s, o)

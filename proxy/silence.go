@@ -84,7 +84,7 @@ func (s *stream) comment() error {
 	if !s.commentDue() {
 		return nil
 	}
-	s.marked = s.marked || s.x.rec.FirstByte == 0
+	s.marked = s.marked || !s.began
 	s.out = append(s.room(), keepAlive...)
 	return s.send(s.framed()) // the phase stays: what the upstream may take goes on
 }

@@ -18,22 +18,28 @@ var errCut = errors.New("stream cut")
 // stream passes an upstream's events to the client. It is the body of the
 // response, so fasthttp calls WriteTo after the handler has returned, and Close
 // at the end.
+//
+// What each chunk of a long stream needs comes first, so that it lies together: of many
+// streams none is in a processor's near cache when its next event comes.
 type stream struct {
-	x      *exchange
-	chunks dechunker
-	left   int64 // of a body with a length
+	x       *exchange
+	heard   int64 // the watcher's clock when the client last got something
+	chunks  dechunker
+	chunked bool // the body comes in chunks, goes on in chunks, and nothing limits it
+	began   bool // something has gone on to the client
+	first   bool // out holds what goes with the head
+	early   bool // the client gets its head before the upstream has answered
+	marked  bool // a comment came first: a byte order mark would now spoil an event
+	bare    bool // an HTTP/1.0 client's: without chunks
+	ended   bool // the upstream's body was read to its end
+	closed  bool
+	pumps   bool // it passes what comes: it may wait in an event loop
+
+	left int64 // of a body with a length
 	allotment
 	out    []byte // frameRoom bytes, then what goes on to the client
-	heard  int64  // the watcher's clock when the client last got something
-	first  bool   // out holds what goes with the head
-	early  bool   // the client gets its head before the upstream has answered
-	marked bool   // a comment came first: a byte order mark would now spoil an event
-	bare   bool   // an HTTP/1.0 client's: without chunks
 	inside int64  // bytes of an event too large to be held that have passed
-	ended  bool   // the upstream's body was read to its end
-	closed bool
-	pumps  bool // it passes what comes: it may wait in an event loop
-	rest   rest // what the loop left
+	rest   rest   // what the loop left
 }
 
 // startStream takes what came with the head and hands the rest to fasthttp.
@@ -58,6 +64,7 @@ func (s *stream) begin() {
 	s.left = s.x.answer.length
 	s.x.rec.Stream = true
 	s.allot()
+	s.chunked = s.left == chunkedBody && !s.bare && s.limit == math.MaxInt64
 }
 
 // hand makes the stream the response's body.
@@ -139,8 +146,8 @@ func (s *stream) pump() error {
 
 // next takes what has come and returns what goes on to the client, framed: what came
 // before a fault too. It waits for nothing, unless the stream is kept to a limit.
-func (s *stream) next() (b []byte, fault error) {
-	if b := s.alike(); b != nil {
+func (s *stream) next(c *upstreamConn) (b []byte, fault error) {
+	if b := s.alike(c); b != nil {
 		return b, nil
 	}
 	fault = s.take()
@@ -159,14 +166,12 @@ var byteOrderMark = []byte("\ufeff")
 // alike takes what has come where that is one chunk with one event like those before
 // it, which is most of a stream: it goes on framing and all, for there is nothing in it
 // to look for. nil: it is something else, and nothing was taken.
-func (s *stream) alike() []byte {
-	x := s.x
-	c := x.life.up
-	if x.answer.length != chunkedBody || s.bare || s.limit != math.MaxInt64 || x.rec.FirstByte == 0 || !s.chunks.between() {
+func (s *stream) alike(c *upstreamConn) []byte {
+	if !s.chunked || !s.began || !s.chunks.between() {
 		return nil
 	}
 	b := c.buf[c.r:c.w]
-	if payload := wholeChunk(b); payload == nil || !x.meter.Pass(payload) {
+	if payload := wholeChunk(b); payload == nil || !s.x.meter.Pass(payload) {
 		return nil
 	}
 	c.r = c.w
@@ -179,7 +184,7 @@ func (s *stream) pass() error {
 	r := s.rest
 	s.rest = rest{}
 	if !r.waits {
-		r.bytes, r.fault = s.next()
+		r.bytes, r.fault = s.next(s.x.life.up)
 	}
 	if len(r.bytes) > 0 {
 		if s.write(r.bytes) != nil {
@@ -266,8 +271,8 @@ func (s *stream) take() error {
 		s.out = s.out[:frameRoom]
 		return errLeak
 	}
-	if x.rec.FirstByte == 0 && len(s.out) > frameRoom {
-		x.rec.FirstByte = time.Since(x.began)
+	if !s.began && len(s.out) > frameRoom {
+		s.began, x.rec.FirstByte = true, time.Since(x.began)
 	}
 	return nil
 }
@@ -335,7 +340,7 @@ func (s *stream) hijack() error {
 		}
 	}
 	head = append(head, '\r', '\n')
-	s.bare = true
+	s.bare, s.chunked = true, false
 	x.ctx.HijackSetNoResponse(true)
 	x.ctx.Hijack(func(c net.Conn) {
 		defer func() { _ = s.Close() }()

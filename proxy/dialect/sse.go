@@ -13,18 +13,17 @@ const maxEvent = 1 << 20
 // same from a stream whatever its pieces. Reset before use; not safe for
 // concurrent use.
 type Meter struct {
+	passing bool // inside an event too large to hold
 	takeOut bool
 	known   bool
-	passing bool // inside an event too large to hold
 	tail    [3]byte
+	shape   shape
+	held    []byte // the start of an event
+	tally   tally
 	tailLen int
 	usage   Usage
-	held    []byte // the start of an event
 	out     []byte
-
-	tally tally
-	shape shape
-	first first
+	first   first
 }
 
 // keptBuffer is how much of its buffers a meter keeps over a Reset.
