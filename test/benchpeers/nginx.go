@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 const nginxConf = `daemon off;
@@ -68,12 +69,15 @@ func startNginx(b *bench) (*peer, error) {
 	if err := c.accepts(addr); err != nil {
 		return nil, err
 	}
-	pids, err := family(c.cmd.Process.Pid)
-	if err != nil {
-		return nil, err
-	}
-	if len(pids) != 3 {
-		return nil, fmt.Errorf("nginx: %d processes, want a master and 2 workers", len(pids))
+	var pids []int
+	for end := time.Now().Add(5 * time.Second); len(pids) != 3; { // it listens before it has its workers
+		if pids, err = family(c.cmd.Process.Pid); err != nil {
+			return nil, err
+		}
+		if len(pids) != 3 && time.Now().After(end) {
+			return nil, fmt.Errorf("nginx: %d processes, want a master and 2 workers", len(pids))
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	return &peer{name: "nginx", addr: addr, pids: pids, tokens: []string{placeholder}}, nil
 }
