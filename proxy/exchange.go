@@ -73,6 +73,7 @@ type exchange struct {
 	unsent  error // of writing the request: the answer may come all the same
 	sent    time.Time
 	ended   time.Time // when the answer was read to its end
+	unasked bool      // the client did not ask for the chunk that brings only usage
 	stream  stream
 	meter   dialect.Meter
 	usage   dialect.Usage
@@ -209,7 +210,9 @@ func (x *exchange) reset() {
 	x.answer.status = 0 // readAnswer empties the rest
 	x.turn, x.awaits, x.unsent, x.outcome = 0, false, nil, nil
 	x.sent, x.ended = time.Time{}, time.Time{}
-	x.stream = stream{out: kept(x.stream.out)}
+	if x.stream.x != nil {
+		x.stream = stream{out: kept(x.stream.out)}
+	}
 	x.spends, x.asked, x.most = nil, time.Time{}, most{}
 	x.hold, x.holds, x.limiter, x.rates = budget.Hold{}, false, nil, budget.RateState{}
 	x.admitted, x.denied = false, ""

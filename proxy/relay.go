@@ -99,14 +99,11 @@ func (x *exchange) call1(t *servedTarget) error {
 	}
 	x.enter(awaitsHead)
 	edit := dialect.Edit{Model: t.rename}
-	takeOut := false
-	if x.call.Stream && !x.call.IncludeUsage && t.up.streamUsage {
-		edit.IncludeUsage, takeOut = true, true
-	}
+	edit.IncludeUsage = x.call.Stream && !x.call.IncludeUsage && t.up.streamUsage
 	if x.most.limit > 0 && x.call.OwnLimit(t.up.outputLimit) < 0 {
 		edit.OutputLimit, edit.OutputField = x.most.limit, t.up.outputLimit
 	}
-	x.meter.Reset(takeOut)
+	x.unasked = edit.IncludeUsage
 	x.out = x.appendRequest(x.out[:0], t.up, edit)
 	x.sent, x.owes = time.Now(), false
 

@@ -101,6 +101,7 @@ func (s *stream) commentDue() bool {
 func (x *exchange) startEarly() error {
 	s, h := &x.stream, &x.ctx.Response.Header
 	s.x, s.early, s.first, s.marked = x, true, true, true
+	x.meter.Reset(false) // that of an answer is begun with it
 	s.out = append(s.room(), keepAlive...)
 	x.ctx.SetStatusCode(200)
 	h.SetContentType("text/event-stream; charset=utf-8")

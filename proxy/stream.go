@@ -61,6 +61,7 @@ func (x *exchange) startStream() error {
 
 // begin readies the stream for the upstream's body.
 func (s *stream) begin() {
+	s.x.meter.Reset(s.x.unasked)
 	s.left = s.x.answer.length
 	s.x.rec.Stream = true
 	s.allot()
