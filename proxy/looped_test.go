@@ -8,6 +8,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -233,4 +234,37 @@ func TestWhatFailsInAWaitLocksNothing(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	ls.leave(c)
+}
+
+// Whoever waits in a loop holds its client's descriptor: closed meanwhile, its number
+// could be another connection's when the loop next writes to it.
+func TestAClientThatIsClosedKeepsItsDescriptorWhileItsStreamWaits(t *testing.T) {
+	t.Parallel()
+	ls := loopsOf(t)
+	s, c, _ := lone(t)
+	ended := make(chan error)
+	go func() { ended <- ls.wait(s) }()
+	c.inLoop(t)
+	inode := func() (uint64, error) {
+		var stat syscall.Stat_t
+		err := syscall.Fstat(c.looped.client, &stat)
+		return stat.Ino, err
+	}
+	before, err := inode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.x.client.TCPConn.Close() }()
+	eventually(t, "the close", func() bool { return s.x.client.SetNoDelay(true) != nil })
+	if after, err := inode(); err != nil || after != before {
+		t.Errorf("descriptor %d is of %d, then of %d: %v", c.looped.client, before, after, err)
+	}
+	_ = c.Close()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the wait ends with %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
 }

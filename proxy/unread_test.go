@@ -247,3 +247,52 @@ func TestTheWatcherEndsAWaitWhosePeerHasClosed(t *testing.T) {
 		t.Errorf("a read: %v", err)
 	}
 }
+
+// A read that fills its buffer may have left something behind, of which no event tells.
+func TestWhatAFullReadLeavesBehindIsServed(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, plainConfig(u.url))
+	size := g.s.http.ReadBufferSize
+	short := call(g.key, plainBody)
+	padded := func(n int) string {
+		return call(g.key, `{"model":"chat","messages":[{"role":"user","content":"`+strings.Repeat("x", n)+`"}]}`)
+	}
+	full := padded(size - len(padded(10_000)) + 10_000)
+	if len(full) != size {
+		t.Fatalf("a call of %d bytes for a buffer of %d", len(full), size)
+	}
+	w := g.dial()
+	if w.send(short); w.must().status != 200 {
+		t.Fatal("not served")
+	}
+	for range 3 {
+		w.send(full + short)
+		for range 2 {
+			if r := w.must(); r.status != 200 {
+				t.Fatalf("%d %s", r.status, r.body)
+			}
+		}
+	}
+}
+
+// The watcher looks after every deadline: it may not wait for whoever holds a connection.
+func TestAResetWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	_, nc := tcpPair(t)
+	c := &conn{TCPConn: nc}
+	if err := c.now.of(nc); err != nil {
+		t.Fatal(err)
+	}
+	held, done := make(chan bool), make(chan bool)
+	go func() { _ = c.now.raw.Control(func(uintptr) { held <- true; <-done }) }()
+	<-held
+	was := make(chan bool)
+	go func() { c.reset(); close(was) }()
+	select {
+	case <-was:
+	case <-time.After(patience):
+		t.Error("it waits")
+	}
+	close(done)
+}
