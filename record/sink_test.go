@@ -235,3 +235,27 @@ func TestManyWritersLoseNothing(t *testing.T) {
 		}
 	}
 }
+
+// What a buffer leaves behind as it grows stays resident for minutes.
+func TestABufferGrowsInFewSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &disk{room: -1, stuck: make(chan struct{})}
+		f := newFile(d, noClose, BestEffort)
+		left := 0
+		for range 3 * maxBuffer / 200 {
+			before := cap(f.buffer)
+			if err := f.Write(&Record{RequestID: "req_1"}); err != nil {
+				t.Fatal(err)
+			}
+			if cap(f.buffer) != before {
+				left += before
+			}
+		}
+		if f.Dropped() == 0 || left > maxBuffer/2 || cap(f.buffer) > maxBuffer+maxBuffer/8 {
+			t.Errorf("%d dropped, %d bytes left behind by %d", f.Dropped(), left, cap(f.buffer))
+		}
+		_ = f.Close()
+		close(d.stuck)
+		<-f.stopped
+	})
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -47,6 +48,13 @@ func (w *logWriter) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	before := len(w.buffer)
+	if before+len(p) > cap(w.buffer) { // append's quarters would leave several times as much behind as it holds
+		more := max(3*before, 2*logBuffer)
+		if more > logHeld/4 {
+			more = logHeld - before
+		}
+		w.buffer = slices.Grow(w.buffer, more)
+	}
 	w.buffer = append(w.buffer, p...)
 	due := before < logBuffer && len(w.buffer) >= logBuffer
 	w.mu.Unlock()

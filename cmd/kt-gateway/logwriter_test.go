@@ -39,10 +39,19 @@ func TestAStuckStderrCostsLinesAndNothingElse(t *testing.T) {
 		line := []byte(strings.Repeat("x", 999) + "\n")
 		began := time.Now()
 		const n = 20_000 // 20 MB
+		room := func() int { w.mu.Lock(); defer w.mu.Unlock(); return cap(w.buffer) }
+		left := 0 // what the buffer leaves behind as it grows, which stays resident for minutes
 		for range n {
+			before := room()
 			if m, err := w.Write(line); m != len(line) || err != nil {
 				t.Fatalf("%d %v", m, err)
 			}
+			if room() > before {
+				left += before
+			}
+		}
+		if left > logHeld/2 {
+			t.Errorf("%d bytes are left behind", left)
 		}
 		if d := time.Since(began); d != 0 {
 			t.Errorf("writers waited %v", d)
