@@ -467,3 +467,24 @@ func TestAStreamThatBeganEarlyEndsWithItsBudgetAsAnyOther(t *testing.T) {
 		t.Errorf("%d left, want 0", n)
 	}
 }
+
+// Exchanges are pooled, and one may have ended inside an event.
+func TestAStreamThatBeginsEarlyHasNothingOfTheOneBefore(t *testing.T) {
+	t.Parallel()
+	u := paused(t, map[string][]string{"late": {sseHead + chunk(event(1)) + chunk(doneEvent) + lastChunk}})
+	g := start(t, commented(u.url, ""))
+	inside := []byte("data: " + strings.Repeat("x", 2<<20))
+	for range 8 {
+		x := &exchange{}
+		if x.meter.Next(inside); x.meter.Boundary() {
+			t.Fatal("the meter is not inside an event")
+		}
+		g.s.exchanges.Put(x)
+	}
+	for range 2 {
+		r := g.do(call(g.key, streamBody, claimed("late")))
+		if rest, n := without(t, "late", r.body); rest != event(1)+doneEvent || n < 2 {
+			t.Errorf("%d comments, %q", n, r.body)
+		}
+	}
+}

@@ -268,3 +268,19 @@ func TestAClientThatIsClosedKeepsItsDescriptorWhileItsStreamWaits(t *testing.T) 
 		t.Error(err)
 	}
 }
+
+// A close takes a connection out of its loop before it gives the descriptor up, and what
+// waits next may not bring it back.
+func TestWhatIsBeingClosedIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	ls := loopsOf(t)
+	s, c, _ := lone(t)
+	c.looped.closed = true // and its socket is not closed yet
+	if err := ls.wait(s); err != net.ErrClosed {
+		t.Errorf("a wait: %v", err)
+	}
+	_, other, _ := lone(t)
+	if _ = other.Close(); !other.looped.closed {
+		t.Error("a close is not noted")
+	}
+}

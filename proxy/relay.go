@@ -116,9 +116,7 @@ func (x *exchange) call1(t *servedTarget) error {
 		return errClientLeft
 	}
 	x.reached, x.owes = true, true
-	if x.unsent, err = c.ask(x.out); err != nil {
-		return x.heardOf(err)
-	}
+	x.unsent = c.ask(x.out)
 	return x.awaitHead()
 }
 
@@ -126,11 +124,7 @@ func (x *exchange) call1(t *servedTarget) error {
 // meanwhile. An upstream may refuse and close before it has read the body: its
 // answer still counts.
 func (x *exchange) awaitHead() error {
-	return x.heardOf(x.life.up.readAnswer(&x.answer))
-}
-
-// heardOf says what became of the wait for an answer's head, which ended with err.
-func (x *exchange) heardOf(err error) error {
+	err := x.life.up.readAnswer(&x.answer)
 	x.awaits = err != nil && x.woken(err)
 	switch {
 	case x.awaits:

@@ -50,30 +50,27 @@ func (s *socket) Write(p []byte) (int, error) {
 
 // ask writes p and reads the first of what comes back into the buffer, which is empty.
 // It waits for that without looking first whether it is there: what p asks for can't be.
-// A write that does not take all of p is unsent's; the read is err's, and is left to
-// the next fill where neither is set and nothing was read.
-func (c *upstreamConn) ask(p []byte) (unsent, err error) {
+// Its error is the write's; what else went wrong, the next read tells.
+func (c *upstreamConn) ask(p []byte) error {
 	s := c.socket
 	if s == nil || c.Conn != net.Conn(s) {
-		_, unsent = c.Write(p)
-		return unsent, nil
+		_, err := c.Write(p)
+		return err
 	}
 	u := &s.now
 	if u.ask == nil {
 		u.ask = u.asks
 	}
-	u.out, u.p, u.n, u.err = p, c.buf, 0, nil
-	err = u.raw.Read(u.ask)
-	rest, n := u.out, u.n
-	if u.out, u.p = nil, nil; len(rest) > 0 { // it has to wait, or can't be written at all
-		_, unsent = c.Write(rest)
-		return unsent, nil
+	u.out, u.p, u.n = p, c.buf, 0
+	_ = u.raw.Read(u.ask)
+	rest := u.out
+	u.out, u.p = nil, nil
+	if len(rest) > 0 { // it has to wait, or can't be written at all
+		_, err := c.Write(rest)
+		return err
 	}
-	if err == nil && n <= 0 {
-		return nil, cameNot(u.err)
-	}
-	c.r, c.w = 0, max(n, 0)
-	return nil, err
+	c.r, c.w = 0, max(u.n, 0)
+	return nil
 }
 
 // asks is ask with the descriptor; false: wait.
