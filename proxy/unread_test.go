@@ -296,3 +296,26 @@ func TestAResetWaitsForNobody(t *testing.T) {
 	}
 	close(done)
 }
+
+// A request that the upstream's socket does not take at once is written all the same.
+func TestALargeRequestIsWrittenWhole(t *testing.T) {
+	t.Parallel()
+	read := make(chan bool)
+	u := scripted(t, func(c *callee) {
+		<-read
+		for c.request() != "" {
+			c.send(whole(200, completion))
+		}
+	})
+	g := start(t, plainConfig(u.url), func(o *Options) { o.Config.Limits.RequestBody = 64 << 20 })
+	body := `{"model":"chat","messages":[{"role":"user","content":"` + strings.Repeat("0123456789abcdef", 2<<20) + `"}]}`
+	w := g.dial()
+	go w.send(call(g.key, body))
+	time.AfterFunc(300*time.Millisecond, func() { close(read) })
+	if r := w.must(); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if seen := u.seen(); len(seen) != 1 || !strings.HasSuffix(seen[0], "\r\n\r\n"+body) {
+		t.Errorf("upstream saw %d calls", len(seen))
+	}
+}
