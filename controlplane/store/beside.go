@@ -49,7 +49,7 @@ func prepare(ctx context.Context, db *sql.DB, numbered bool) (statements, error)
 	for _, q := range []string{
 		selectBudget, hearKnown, hearNew, fence, selectUntold, selectCounter, selectOthers,
 		insertCounter, updateCounter, insertLease, updateLease,
-		insertSettlements(numbered, rowsAtOnce), insertUsage(numbered, rowsAtOnce),
+		insertSettlements(numbered, rowsAtOnce), insertUsage(numbered, rowsAtOnce), noteUses(numbered, usesAtOnce),
 	} {
 		stmt, err := db.PrepareContext(ctx, q)
 		if err != nil {

@@ -212,29 +212,35 @@ const usesAtOnce = 200
 // exist. No token may stand twice in uses.
 func (t *Tx) Used(ctx context.Context, uses ...Use) error {
 	for chunk := range slices.Chunk(uses, usesAtOnce) {
-		var q strings.Builder
-		q.WriteString(`WITH used (token, org, gateway, at) AS (VALUES `)
 		args := make([]any, 0, 4*len(chunk))
-		for i, u := range chunk {
-			if i > 0 {
-				q.WriteByte(',')
-			}
-			if t.turns {
-				fmt.Fprintf(&q, "($%d,$%d,$%d,CAST($%d AS BIGINT))", 4*i+1, 4*i+2, 4*i+3, 4*i+4)
-			} else {
-				q.WriteString("(?,?,?,?)") // see values
-			}
+		for _, u := range chunk {
 			args = append(args, u.TokenID, u.OrgID, u.GatewayID, micros(u.At))
 		}
-		q.WriteString(`) UPDATE tokens SET last_used_at = used.at, last_used_gateway = used.gateway FROM used
-			WHERE tokens.id = used.token AND tokens.org_id = used.org
-			AND (last_used_at IS NULL OR last_used_at < used.at)
-			AND (tokens.gateway_id IS NULL OR tokens.gateway_id = used.gateway)`)
-		if _, err := t.tx.ExecContext(ctx, q.String(), args...); err != nil {
+		if _, err := t.exec(ctx, noteUses(t.turns, len(chunk)), args...); err != nil {
 			return fmt.Errorf("note uses: %w", err)
 		}
 	}
 	return nil
+}
+
+func noteUses(numbered bool, n int) string {
+	var q strings.Builder
+	q.WriteString(`WITH used (token, org, gateway, at) AS (VALUES `)
+	for i := range n {
+		if i > 0 {
+			q.WriteByte(',')
+		}
+		if numbered {
+			fmt.Fprintf(&q, "($%d,$%d,$%d,CAST($%d AS BIGINT))", 4*i+1, 4*i+2, 4*i+3, 4*i+4)
+		} else {
+			q.WriteString("(?,?,?,?)") // see values
+		}
+	}
+	q.WriteString(`) UPDATE tokens SET last_used_at = used.at, last_used_gateway = used.gateway FROM used
+		WHERE tokens.id = used.token AND tokens.org_id = used.org
+		AND (last_used_at IS NULL OR last_used_at < used.at)
+		AND (tokens.gateway_id IS NULL OR tokens.gateway_id = used.gateway)`)
+	return q.String()
 }
 
 // Use is one use of a token.
