@@ -102,6 +102,7 @@ func TestADrainServesThenRefusesThenEnds(t *testing.T) {
 	if !old.alive() {
 		t.Fatal("not served")
 	}
+	g.waitsForCalls(1) // else it has its last call
 	drained := make(chan error, 1)
 	began := time.Now()
 	go func() { drained <- g.s.Drain(context.Background()) }()

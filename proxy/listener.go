@@ -190,6 +190,18 @@ func (w *watcher) removeConn(c *conn) {
 	w.conns.mu.Unlock()
 }
 
+// hangUp ends the waits for another call. fasthttp, which has seen none of those that
+// took the shortcut, takes a young connection for one whose first is still to come.
+func (w *watcher) hangUp() {
+	w.conns.mu.Lock()
+	defer w.conns.mu.Unlock()
+	for c := range w.conns.all {
+		if c.short.unread.Load() != notUnread {
+			_ = c.TCPConn.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
 // lookConns ends reads and writes that did not move in time.
 func (w *watcher) lookConns(now int64) {
 	w.conns.mu.Lock()

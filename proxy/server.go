@@ -377,9 +377,16 @@ func (s *Server) Drain(ctx context.Context) error {
 		s.emptied(nil, time.After(2*time.Second))
 	}
 	s.shut()
+	s.watcher.hangUp()
 	stop, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	err := s.http.ShutdownWithContext(stop)
+	shut := make(chan error, 1)
+	go func() { shut <- s.http.ShutdownWithContext(stop) }() // closing waits for whoever holds a connection
+	var err error
+	select {
+	case err = <-shut:
+	case <-stop.Done():
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nil // connections that would not end; the process does
 	}

@@ -27,7 +27,7 @@ type shortcut struct {
 	// served has run without fasthttp, which is to write its answer.
 	served atomic.Pointer[exchange]
 	turn   turn
-	unread atomic.Int32 // what comes next is waited for, and was not looked for first: an unreadState
+	unread atomic.Int32 // whether another request is waited for, maybe unread: an unreadState
 }
 
 type unreadState = int32
@@ -125,6 +125,9 @@ func (c *conn) come(fd uintptr) (done bool) {
 		case err == syscall.EINTR:
 			continue
 		case err == syscall.EAGAIN:
+			if c.asked && !c.began() {
+				c.short.unread.Store(waitsUnread)
+			}
 			return false
 		case n <= 0:
 			t.err = cameNot(err)
@@ -139,11 +142,11 @@ func (c *conn) come(fd uintptr) (done bool) {
 			t.err = io.EOF
 			return true
 		}
-		if c.s.draining.Load() != serving {
-			return true // with nothing read
-		}
 		if t.err = c.await(); t.err != nil {
 			return true
+		}
+		if c.s.draining.Load() != serving {
+			return true // with nothing read
 		}
 		if n < len(t.p) && !first {
 			c.short.unread.Store(waitsUnread)
@@ -155,20 +158,24 @@ func (c *conn) come(fd uintptr) (done bool) {
 // closedUnread looks, once a wait and for the watcher, whether the peer of a connection
 // that waits unread has closed it: an end that came together with a call is no event of
 // its own.
-func (c *conn) closedUnread() (closed bool) {
-	switch u := &c.short.unread; u.Load() {
+func (c *conn) closedUnread() bool { return c.now.endedUnread(&c.short.unread) }
+
+// endedUnread looks, once a wait that has lasted for two looks, whether the peer's end
+// lies unread.
+func (u *unwaiting) endedUnread(state *atomic.Int32) (ended bool) {
+	switch state.Load() {
 	case waitsUnread:
-		u.CompareAndSwap(waitsUnread, seenUnread)
+		state.CompareAndSwap(waitsUnread, seenUnread)
 	case seenUnread:
-		if u.CompareAndSwap(seenUnread, peekedUnread) {
-			_ = c.now.raw.Control(func(fd uintptr) {
+		if state.CompareAndSwap(seenUnread, peekedUnread) {
+			_ = u.raw.Control(func(fd uintptr) {
 				var b [1]byte
 				n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-				closed = n == 0 && err == nil
+				ended = n == 0 && err == nil
 			})
 		}
 	}
-	return closed
+	return ended
 }
 
 // answer writes the answer that lies ready; false: the client does not take it.

@@ -50,7 +50,8 @@ func (s *socket) Write(p []byte) (int, error) {
 
 // ask writes p and reads the first of what comes back into the buffer, which is empty.
 // It waits for that without looking first whether it is there: what p asks for can't be.
-// Its error is the write's; what else went wrong, the next read tells.
+// Its error is the write's; what else went wrong, the next read tells. That the upstream
+// had ended before, without an end of what it reads, is the watcher's to see.
 func (c *upstreamConn) ask(p []byte) error {
 	s := c.socket
 	if s == nil || c.Conn != net.Conn(s) {
@@ -62,7 +63,9 @@ func (c *upstreamConn) ask(p []byte) error {
 		u.ask = u.asks
 	}
 	u.out, u.p, u.n = p, c.buf, 0
+	c.unread.Store(waitsUnread)
 	_ = u.raw.Read(u.ask)
+	c.unread.Store(notUnread)
 	rest := u.out
 	u.out, u.p = nil, nil
 	if len(rest) > 0 { // it has to wait, or can't be written at all

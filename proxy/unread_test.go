@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -318,4 +319,71 @@ func TestALargeRequestIsWrittenWhole(t *testing.T) {
 	if seen := u.seen(); len(seen) != 1 || !strings.HasSuffix(seen[0], "\r\n\r\n"+body) {
 		t.Errorf("upstream saw %d calls", len(seen))
 	}
+}
+
+func TestADrainEndsConnectionsThatWaitForAnotherCall(t *testing.T) {
+	t.Parallel()
+	u := answering(t, whole(200, completion))
+	g := start(t, limited(u.url, "lame_duck: 0s, drain: 1s"))
+	var all []*wire
+	for calls := range 3 {
+		w := g.dial()
+		for range calls + 1 {
+			if w.send(call(g.key, plainBody)); w.must().status != 200 {
+				t.Fatal("not served")
+			}
+		}
+		all = append(all, w)
+	}
+	g.waitsForCalls(len(all))
+	if err := g.s.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for calls, w := range all {
+		_ = w.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		if !w.closed() {
+			t.Errorf("the connection of %d calls outlives the drain", calls+1)
+		}
+	}
+}
+
+// An upstream may end a connection that lies idle and read on. Of that end no event tells
+// the call that comes next.
+func TestAnUpstreamThatEndedBeforeTheCallIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	u := scripted(t, func(c *callee) {
+		if c.request() != "" {
+			c.send(whole(200, completion))
+			_ = c.Conn.(*net.TCPConn).CloseWrite()
+			c.gone()
+		}
+	})
+	g := start(t, plainConfig(u.url))
+	w := g.dial()
+	for range 2 {
+		if w.send(call(g.key, plainBody)); w.must().status != 200 {
+			t.Fatal("not served")
+		}
+		time.Sleep(20 * time.Millisecond) // the end has come, and the connection is not old enough to be looked at
+		w.send(call(g.key, plainBody))
+		if r := w.must(); r.status != 502 || r.problem().Code != codeUpstreamError {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+}
+
+// waitsForCalls waits until n connections wait for another request.
+func (g *gateway) waitsForCalls(n int) {
+	g.t.Helper()
+	eventually(g.t, "connections wait", func() bool {
+		g.s.watcher.conns.mu.Lock()
+		defer g.s.watcher.conns.mu.Unlock()
+		waits := 0
+		for c := range g.s.watcher.conns.all {
+			if c.short.unread.Load() != notUnread {
+				waits++
+			}
+		}
+		return waits >= n
+	})
 }

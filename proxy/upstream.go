@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -110,8 +111,9 @@ type upstreamConn struct {
 	looped   looped
 	buf      []byte // buf[r:w] is unread
 	r, w     int
-	idle     time.Time // since when it lies idle
-	until    time.Time // taken for no call after this; zero: no bound
+	unread   atomic.Int32 // whether an answer is waited for unread: an unreadState
+	idle     time.Time    // since when it lies idle
+	until    time.Time    // taken for no call after this; zero: no bound
 }
 
 // Close cuts the connection at once. TLS would say goodbye first, and wait for a peer

@@ -165,6 +165,7 @@ func (w *watcher) lookAt(x *exchange, now, clock int64) {
 		if idle > l.FirstByte {
 			x.abort(firstByteLate)
 		}
+		x.endUnread()
 	case awaitsBody:
 		if idle > l.UpstreamIdle {
 			x.abort(upstreamIdle)
@@ -172,6 +173,16 @@ func (w *watcher) lookAt(x *exchange, now, clock int64) {
 	}
 	if l.KeepaliveComment > 0 && x.call.Stream {
 		x.wake(now, l.KeepaliveComment)
+	}
+}
+
+// endUnread ends the wait for an answer's head on a connection whose upstream had ended
+// it already: no event tells of that any more, but one of our own.
+func (x *exchange) endUnread() {
+	x.life.mu.Lock()
+	defer x.life.mu.Unlock()
+	if c := x.life.up; c != nil && c.socket != nil && c.socket.now.endedUnread(&c.unread) {
+		_ = c.socket.CloseRead()
 	}
 }
 
