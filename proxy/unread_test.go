@@ -387,3 +387,26 @@ func (g *gateway) waitsForCalls(n int) {
 		return waits >= n
 	})
 }
+
+// A connection's descriptor is held while it is served, and closing waits for it.
+func TestADrainWaitsForNoConnectionThatIsHeld(t *testing.T) {
+	t.Parallel()
+	g := start(t, limited("http://127.0.0.1:1", "lame_duck: 0s, drain: 1s"))
+	w := g.dial()
+	if !w.alive() {
+		t.Fatal("not served")
+	}
+	g.waitsForCalls(1)
+	var c *conn
+	g.s.watcher.conns.mu.Lock()
+	for c = range g.s.watcher.conns.all {
+	}
+	g.s.watcher.conns.mu.Unlock()
+	held, done := make(chan bool), make(chan bool)
+	go func() { _ = c.now.raw.Control(func(uintptr) { held <- true; <-done }) }()
+	<-held
+	drained := make(chan error, 1)
+	go func() { drained <- g.s.Drain(t.Context()) }()
+	ends(t, g, drained, patience)
+	close(done)
+}
