@@ -98,7 +98,7 @@ func (s *stream) loops() bool {
 // that it read nothing more is no error. errNoLoop: use fill.
 func (ls *eventLoops) wait(s *stream) (err error) {
 	c := s.x.client
-	if c.now.raw == nil && c.now.of(c.TCPConn) != nil {
+	if c.now.of(c.TCPConn) != nil {
 		return errNoLoop
 	}
 	// All the time it holds the client's descriptor, so that the loop may write to it
@@ -380,18 +380,15 @@ func (l *looped) read(c *upstreamConn) error {
 	if !l.plain {
 		return c.readNow()
 	}
-	for {
-		n, err := syscall.Read(l.fd, c.buf)
-		switch {
-		case n > 0:
-			c.r, c.w = 0, n
-			return nil
-		case err == syscall.EAGAIN:
-			return errWouldBlock
-		case err != syscall.EINTR:
-			return cameNot(err)
-		}
+	n, err := readFD(l.fd, c.buf)
+	switch {
+	case err == syscall.EAGAIN:
+		return errWouldBlock
+	case n <= 0:
+		return cameNot(err)
 	}
+	c.r, c.w = 0, n
+	return nil
 }
 
 // land gives the stream back to its goroutine; under the lock.

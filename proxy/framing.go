@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"io"
 	"net"
 	"strings"
 	"sync"
@@ -70,7 +69,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	if err := c.await(); err != nil {
 		return 0, err
 	}
-	n, err := 0, error(nil)
+	var n int
+	var err error
 	if !c.asked || c.began() || c.s.draining.Load() == serving {
 		n, err = c.serve(p)
 	}
@@ -78,9 +78,6 @@ func (c *conn) Read(p []byte) (int, error) {
 		if n, err = c.lastCall(p); n > 0 {
 			n, _, err = c.came(p, n)
 		}
-	}
-	if n == 0 && err != nil && err != errFraming && c.asked && !c.began() && !isTimeout(err) {
-		err = io.EOF // fasthttp, which may have seen no request yet, would answer one that can't be read
 	}
 	return n, err
 }
@@ -109,11 +106,6 @@ func (c *conn) came(p []byte, n int) (show int, served bool, err error) {
 		return n, false, err
 	}
 	return ok, false, nil
-}
-
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
 }
 
 // fail ends the reading. A head that is refused opens with a byte all the same:

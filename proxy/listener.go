@@ -196,7 +196,7 @@ func (w *watcher) hangUp() {
 	w.conns.mu.Lock()
 	defer w.conns.mu.Unlock()
 	for c := range w.conns.all {
-		if c.short.unread.Load() != notUnread {
+		if c.now.unread.Load() != notUnread {
 			_ = c.TCPConn.SetReadDeadline(time.Unix(1, 0))
 		}
 	}
@@ -207,7 +207,7 @@ func (w *watcher) lookConns(now int64) {
 	w.conns.mu.Lock()
 	defer w.conns.mu.Unlock()
 	for c := range w.conns.all {
-		if by := c.limits.read.Load(); by != 0 && (now > by || c.closedUnread()) && !c.limits.expired.Load() {
+		if by := c.limits.read.Load(); by != 0 && (now > by || c.now.endedUnread()) && !c.limits.expired.Load() {
 			c.limits.expired.Store(true)
 			_ = c.TCPConn.SetReadDeadline(time.Unix(1, 0))
 			if c.limits.read.Load() != by { // another wait has begun meanwhile

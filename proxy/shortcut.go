@@ -27,17 +27,7 @@ type shortcut struct {
 	// served has run without fasthttp, which is to write its answer.
 	served atomic.Pointer[exchange]
 	turn   turn
-	unread atomic.Int32 // whether another request is waited for, maybe unread: an unreadState
 }
-
-type unreadState = int32
-
-const (
-	notUnread   unreadState = iota
-	waitsUnread             // since the watcher last looked
-	seenUnread              // since before that
-	peekedUnread
-)
 
 const (
 	shortcutLine = "POST " + chatPath + " HTTP/1.1" // of the only calls that are taken
@@ -88,10 +78,8 @@ func (s *Server) resume(ctx *fasthttp.RequestCtx) (x *exchange, already bool) {
 // come. All that time it is in one wait of the netpoller: whatever comes meanwhile ends
 // the next wait at once, so that nothing is read only to find that nothing is there.
 func (c *conn) serve(p []byte) (int, error) {
-	if c.now.raw == nil {
-		if err := c.now.of(c.TCPConn); err != nil {
-			return 0, err
-		}
+	if err := c.now.of(c.TCPConn); err != nil {
+		return 0, err
 	}
 	t := &c.short.turn
 	if t.come == nil {
@@ -99,7 +87,7 @@ func (c *conn) serve(p []byte) (int, error) {
 	}
 	t.p, t.n, t.err = p, 0, nil
 	err := c.now.raw.Read(t.come)
-	c.short.unread.Store(notUnread)
+	c.now.unread.Store(notUnread)
 	t.p = nil
 	if err != nil {
 		return 0, err
@@ -118,19 +106,19 @@ type turn struct {
 // come takes what has come; false: it is waited for.
 func (c *conn) come(fd uintptr) (done bool) {
 	t := &c.short.turn
-	c.short.unread.Store(notUnread)
+	c.now.unread.Store(notUnread)
 	for {
-		n, err := syscall.Read(int(fd), t.p)
+		n, err := readFD(int(fd), t.p)
 		switch {
-		case err == syscall.EINTR:
-			continue
 		case err == syscall.EAGAIN:
 			if c.asked && !c.began() {
-				c.short.unread.Store(waitsUnread)
+				c.now.unread.Store(waitsUnread)
 			}
 			return false
 		case n <= 0:
-			t.err = cameNot(err)
+			if t.err = cameNot(err); c.asked && !c.began() {
+				t.err = io.EOF // fasthttp, which may have seen no request yet, would answer one that can't be read
+			}
 			return true
 		}
 		first := !c.asked
@@ -149,33 +137,10 @@ func (c *conn) come(fd uintptr) (done bool) {
 			return true // with nothing read
 		}
 		if n < len(t.p) && !first {
-			c.short.unread.Store(waitsUnread)
+			c.now.unread.Store(waitsUnread)
 			return false
 		}
 	}
-}
-
-// closedUnread looks, once a wait and for the watcher, whether the peer of a connection
-// that waits unread has closed it: an end that came together with a call is no event of
-// its own.
-func (c *conn) closedUnread() bool { return c.now.endedUnread(&c.short.unread) }
-
-// endedUnread looks, once a wait that has lasted for two looks, whether the peer's end
-// lies unread.
-func (u *unwaiting) endedUnread(state *atomic.Int32) (ended bool) {
-	switch state.Load() {
-	case waitsUnread:
-		state.CompareAndSwap(waitsUnread, seenUnread)
-	case seenUnread:
-		if state.CompareAndSwap(seenUnread, peekedUnread) {
-			_ = u.raw.Control(func(fd uintptr) {
-				var b [1]byte
-				n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-				ended = n == 0 && err == nil
-			})
-		}
-	}
-	return ended
 }
 
 // answer writes the answer that lies ready; false: the client does not take it.

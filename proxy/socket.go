@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -63,9 +64,9 @@ func (c *upstreamConn) ask(p []byte) error {
 		u.ask = u.asks
 	}
 	u.out, u.p, u.n = p, c.buf, 0
-	c.unread.Store(waitsUnread)
+	u.unread.Store(waitsUnread)
 	_ = u.raw.Read(u.ask)
-	c.unread.Store(notUnread)
+	u.unread.Store(notUnread)
 	rest := u.out
 	u.out, u.p = nil, nil
 	if len(rest) > 0 { // it has to wait, or can't be written at all
@@ -83,9 +84,14 @@ func (u *unwaiting) asks(fd uintptr) (done bool) {
 		u.out = u.out[max(n, 0):]
 		return err != nil || len(u.out) > 0
 	}
+	u.n, u.err = readFD(int(fd), u.p)
+	return u.err != syscall.EAGAIN
+}
+
+func readFD(fd int, p []byte) (n int, err error) {
 	for {
-		if u.n, u.err = syscall.Read(int(fd), u.p); u.err != syscall.EINTR {
-			return u.err != syscall.EAGAIN
+		if n, err = syscall.Read(fd, p); err != syscall.EINTR {
+			return n, err
 		}
 	}
 }
@@ -127,9 +133,27 @@ type unwaiting struct {
 
 	ask func(fd uintptr) bool // asks
 	out []byte                // what it is to write still
+
+	unread atomic.Int32 // an unreadState
 }
 
+// unreadState says whether something is waited for, maybe without having looked first
+// whether it is there. Bytes that come tell of themselves then; an end that came in one
+// event with what was read before, or sooner, does not.
+type unreadState = int32
+
+const (
+	notUnread   unreadState = iota
+	waitsUnread             // since the watcher last looked
+	seenUnread              // since before that
+	peekedUnread
+)
+
+// of may be called again.
 func (u *unwaiting) of(c *net.TCPConn) (err error) {
+	if u.raw != nil {
+		return nil
+	}
 	if u.raw, err = c.SyscallConn(); err != nil {
 		return err
 	}
@@ -149,4 +173,31 @@ func (u *unwaiting) do(call func(fd uintptr), p []byte) (int, error) {
 		return 0, err // closed
 	}
 	return u.n, u.err
+}
+
+// endedUnread looks, once a wait that has lasted for two looks of the watcher's, whether
+// the peer's end lies unread.
+func (u *unwaiting) endedUnread() bool {
+	switch u.unread.Load() {
+	case waitsUnread:
+		u.unread.CompareAndSwap(waitsUnread, seenUnread)
+	case seenUnread:
+		if u.unread.CompareAndSwap(seenUnread, peekedUnread) {
+			n, err := u.peek()
+			return n == 0 && err == nil
+		}
+	}
+	return false
+}
+
+// peek looks what a read would bring, without waiting.
+func (u *unwaiting) peek() (n int, err error) {
+	closed := u.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	if closed != nil {
+		return 0, closed
+	}
+	return n, err
 }

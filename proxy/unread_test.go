@@ -1,13 +1,26 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 )
+
+// accepted is a connection of a client's, and the client.
+func accepted(t *testing.T, s *Server) (*conn, *net.TCPConn) {
+	t.Helper()
+	client, tc := tcpPair(t)
+	c := &conn{TCPConn: tc, s: s}
+	if err := c.now.of(tc); err != nil {
+		t.Fatal(err)
+	}
+	return c, client
+}
 
 // Calls that take the shortcut are waited for unread: what comes while one is served
 // must end that wait all the same.
@@ -75,25 +88,21 @@ func TestTheWatcherLooksForAnEndThatNoEventTellsOf(t *testing.T) {
 		{"the client closed", func(w *wire) { _ = w.CloseWrite() }, true},
 	} {
 		g := start(t, plainConfig("http://127.0.0.1:1"))
-		client, nc := tcpPair(t)
-		c := &conn{TCPConn: nc, s: g.s}
-		if err := c.now.of(nc); err != nil {
-			t.Fatal(err)
-		}
+		c, client := accepted(t, g.s)
 		tt.do(&wire{t: t, TCPConn: client})
 		time.Sleep(20 * time.Millisecond)
-		if c.closedUnread() {
+		if c.now.endedUnread() {
 			t.Errorf("%s: looked at what is read", tt.name)
 		}
 		for wait := range 2 {
-			c.short.unread.Store(waitsUnread)
-			if c.closedUnread() {
+			c.now.unread.Store(waitsUnread)
+			if c.now.endedUnread() {
 				t.Errorf("%s: wait %d is looked at before it has lasted", tt.name, wait)
 			}
-			if c.closedUnread() != tt.closed {
+			if c.now.endedUnread() != tt.closed {
 				t.Errorf("%s: wait %d: closed %v", tt.name, wait, !tt.closed)
 			}
-			if c.closedUnread() {
+			if c.now.endedUnread() {
 				t.Errorf("%s: wait %d is looked at twice", tt.name, wait)
 			}
 		}
@@ -198,11 +207,7 @@ func TestAFaultInACallThatTakesTheShortcutIsAnswered(t *testing.T) {
 func TestAnAnswerOfAShortcutIsWrittenWhole(t *testing.T) {
 	t.Parallel()
 	g := start(t, plainConfig("http://127.0.0.1:1"))
-	client, nc := tcpPair(t)
-	c := &conn{TCPConn: nc, s: g.s}
-	if err := c.now.of(nc); err != nil {
-		t.Fatal(err)
-	}
+	c, client := accepted(t, g.s)
 	large := strings.Repeat("0123456789abcdef", 1<<20)
 	c.short.answer = []byte(large)
 	got := make(chan string, 1)
@@ -216,7 +221,7 @@ func TestAnAnswerOfAShortcutIsWrittenWhole(t *testing.T) {
 		taken = c.answer(fd)
 		return true
 	})
-	_ = nc.Close()
+	_ = c.TCPConn.Close()
 	if b := <-got; !taken || b != large {
 		t.Errorf("taken %v, %d bytes of %d", taken, len(b), len(large))
 	}
@@ -228,23 +233,19 @@ func TestAnAnswerOfAShortcutIsWrittenWhole(t *testing.T) {
 func TestTheWatcherEndsAWaitWhosePeerHasClosed(t *testing.T) {
 	t.Parallel()
 	g := start(t, plainConfig("http://127.0.0.1:1"))
-	client, nc := tcpPair(t)
-	c := &conn{TCPConn: nc, s: g.s}
-	if err := c.now.of(nc); err != nil {
-		t.Fatal(err)
-	}
+	c, client := accepted(t, g.s)
 	c.limits.read.Store(1 << 60)
 	g.s.watcher.addConn(c)
 	defer g.s.watcher.removeConn(c)
-	c.short.unread.Store(waitsUnread)
+	c.now.unread.Store(waitsUnread)
 	time.Sleep(3 * watchEvery)
 	if c.limits.expired.Load() {
 		t.Error("an open one was ended")
 	}
 	_ = client.CloseWrite()
-	c.short.unread.Store(waitsUnread)
+	c.now.unread.Store(waitsUnread)
 	eventually(t, "the wait ends", c.limits.expired.Load)
-	if _, err := nc.Read(make([]byte, 1)); !isTimeout(err) {
+	if _, err := c.TCPConn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a read: %v", err)
 	}
 }
@@ -280,11 +281,7 @@ func TestWhatAFullReadLeavesBehindIsServed(t *testing.T) {
 // The watcher looks after every deadline: it may not wait for whoever holds a connection.
 func TestAResetWaitsForNobody(t *testing.T) {
 	t.Parallel()
-	_, nc := tcpPair(t)
-	c := &conn{TCPConn: nc}
-	if err := c.now.of(nc); err != nil {
-		t.Fatal(err)
-	}
+	c, _ := accepted(t, nil)
 	held, done := make(chan bool), make(chan bool)
 	go func() { _ = c.now.raw.Control(func(uintptr) { held <- true; <-done }) }()
 	<-held
@@ -380,7 +377,7 @@ func (g *gateway) waitsForCalls(n int) {
 		defer g.s.watcher.conns.mu.Unlock()
 		waits := 0
 		for c := range g.s.watcher.conns.all {
-			if c.short.unread.Load() != notUnread {
+			if c.now.unread.Load() != notUnread {
 				waits++
 			}
 		}

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -111,9 +110,8 @@ type upstreamConn struct {
 	looped   looped
 	buf      []byte // buf[r:w] is unread
 	r, w     int
-	unread   atomic.Int32 // whether an answer is waited for unread: an unreadState
-	idle     time.Time    // since when it lies idle
-	until    time.Time    // taken for no call after this; zero: no bound
+	idle     time.Time // since when it lies idle
+	until    time.Time // taken for no call after this; zero: no bound
 }
 
 // Close cuts the connection at once. TLS would say goodbye first, and wait for a peer
@@ -199,14 +197,8 @@ func (c *upstreamConn) alive() bool {
 	if c.socket == nil {
 		return false
 	}
-	ok := false
-	err := c.socket.now.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		ok = err == syscall.EAGAIN
-		return true
-	})
-	return err == nil && ok
+	_, err := c.socket.now.peek()
+	return err == syscall.EAGAIN
 }
 
 // fill reads once more from the upstream into the buffer.

@@ -181,7 +181,7 @@ func (w *watcher) lookAt(x *exchange, now, clock int64) {
 func (x *exchange) endUnread() {
 	x.life.mu.Lock()
 	defer x.life.mu.Unlock()
-	if c := x.life.up; c != nil && c.socket != nil && c.socket.now.endedUnread(&c.unread) {
+	if c := x.life.up; c != nil && c.socket != nil && c.socket.now.endedUnread() {
 		_ = c.socket.CloseRead()
 	}
 }

@@ -94,21 +94,27 @@ func (f *File) Write(r *Record) error {
 	if f.mode == Required {
 		return f.writeNow(r)
 	}
-	// append would grow it by a quarter at a time, and leave several times as much behind
-	// as it holds, just when a disk stands still.
-	if n := len(f.buffer); cap(f.buffer)-n < roomForOne && cap(f.buffer) < maxBuffer+roomForOne {
-		more := max(3*n, firstBuffer)
-		if more > maxBuffer/4 {
-			more = maxBuffer + roomForOne - n
-		}
-		f.buffer = slices.Grow(f.buffer, more)
-	}
+	f.buffer = Room(f.buffer, roomForOne, maxBuffer+roomForOne)
 	if b := append(r.AppendJSON(f.buffer), '\n'); len(b) <= maxBuffer {
 		f.buffer = b
 	} else {
 		f.dropped++
 	}
 	return nil
+}
+
+// Room returns b with room for n bytes more where it has not, and is smaller than most. It
+// grows in a few steps: append's quarters would leave several times as much behind as b
+// holds, just when a disk stands still.
+func Room(b []byte, n, most int) []byte {
+	if cap(b)-len(b) >= n || cap(b) >= most {
+		return b
+	}
+	more := max(3*len(b), firstBuffer)
+	if more > most/4 {
+		more = most - len(b)
+	}
+	return slices.Grow(b, more)
 }
 
 func (f *File) writeNow(r *Record) error {

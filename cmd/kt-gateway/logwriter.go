@@ -3,10 +3,11 @@ package main
 import (
 	"bytes"
 	"io"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/keeptrusts/gateway/record"
 )
 
 const (
@@ -48,14 +49,7 @@ func (w *logWriter) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	before := len(w.buffer)
-	if before+len(p) > cap(w.buffer) { // append's quarters would leave several times as much behind as it holds
-		more := max(3*before, 2*logBuffer)
-		if more > logHeld/4 {
-			more = logHeld - before
-		}
-		w.buffer = slices.Grow(w.buffer, more)
-	}
-	w.buffer = append(w.buffer, p...)
+	w.buffer = append(record.Room(w.buffer, len(p), logHeld), p...)
 	due := before < logBuffer && len(w.buffer) >= logBuffer
 	w.mu.Unlock()
 	if due {
