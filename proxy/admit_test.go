@@ -280,7 +280,7 @@ func TestHeldMoneyIsToldAsHeld(t *testing.T) {
 	if d := time.Since(began); d > time.Second {
 		t.Errorf("told after %v", d)
 	}
-	if r := <-first; r.status != 200 {
+	if r := receive(t, "the answer", first); r.status != 200 {
 		t.Errorf("the first: %d", r.status)
 	}
 	m.atRest()
@@ -426,7 +426,7 @@ func TestAWaitForABudgetDoesNotHoldUpADrain(t *testing.T) {
 	if d := time.Since(began); d > 600*time.Millisecond {
 		t.Errorf("drained in %v", d)
 	}
-	if r := <-got; r.status != 503 || r.problem().Code != codeDraining {
+	if r := receive(t, "the answer", got); r.status != 503 || r.problem().Code != codeDraining {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 	closed.Store(false)

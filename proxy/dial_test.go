@@ -331,7 +331,7 @@ func TestAnUpstreamIsToldTheNameThatItIsCalledBy(t *testing.T) {
 	if got := g.content(); got != "hi" {
 		t.Fatal(got)
 	}
-	if name := <-told; name != "provider.test" {
+	if name := receive(t, "a look-up", told); name != "provider.test" {
 		t.Errorf("SNI %q", name)
 	}
 	_, h, _ := parts(u.seen()[0])

@@ -289,7 +289,7 @@ func TestARequestKeepsTheConfigItBeganWith(t *testing.T) {
 		t.Errorf("a new request: %d %q", r.status, r.header.Get("X-Keeptrusts-Target"))
 	}
 	close(finish)
-	r := <-done
+	r := receive(t, "the answer", done)
 	if r.err != nil || !strings.Contains(r.body, "[DONE]") || r.header.Get("X-Keeptrusts-Target") != "main" {
 		t.Errorf("the request in flight: %v %q", r.err, r.body)
 	}

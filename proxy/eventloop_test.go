@@ -105,7 +105,7 @@ func TestAStreamWaitsInALoopAndPassesWhole(t *testing.T) {
 			w := g.dial()
 			w.send(strings.Replace(call(g.key, streamBody), "HTTP/1.1", tc.version, 1))
 			for i := range tc.pieces {
-				step <- struct{}{}
+				give(t, "a piece", step, struct{}{})
 				if i < len(tc.pieces)-1 {
 					g.inLoops(1)
 				}
@@ -162,7 +162,7 @@ func TestAClientThatTakesNothingLeavesTheLoop(t *testing.T) {
 		return n == 1 && len(g.waiting()) == 1
 	})
 	for range 20 {
-		step <- struct{}{}
+		give(t, "an event", step, struct{}{})
 	}
 	if r := calm.must(); r.err != nil || r.body != strings.Repeat(event(1), 20)+doneEvent {
 		t.Errorf("beside it: %v %q", r.err, r.body)
@@ -198,7 +198,7 @@ func TestWhatAClientDoesNotTakeAtOnceIsNotLost(t *testing.T) {
 	n := 0
 	for stuck := false; !stuck; n++ {
 		g.inLoops(1)
-		step <- true
+		give(t, "an event", step, true)
 		for looks := 0; looks < 10 && !stuck; looks++ {
 			time.Sleep(time.Millisecond) // a write that takes longer waits
 			g.s.watcher.mu.Lock()
@@ -225,9 +225,9 @@ func TestAMalformedChunkInALoopEndsTheStream(t *testing.T) {
 	g := start(t, plainConfig(u.url))
 	w := g.dial()
 	w.send(call(g.key, streamBody))
-	step <- struct{}{}
+	give(t, "a piece", step, struct{}{})
 	g.inLoops(1)
-	step <- struct{}{} // and then nothing
+	give(t, "a piece", step, struct{}{}) // and then nothing
 	if wrong := cutBy(w.must(), codeUpstreamError, event(1)+event(2)); wrong != "" {
 		t.Error(wrong)
 	}
@@ -291,7 +291,7 @@ func TestRecordsOfTLSThatComeTogetherPassTogether(t *testing.T) {
 	w := g.dial()
 	w.send(call(g.key, streamBody))
 	g.inLoops(1)
-	step <- struct{}{}
+	give(t, "a piece", step, struct{}{})
 	res, err := http.ReadResponse(w.r, &http.Request{Method: "POST"})
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +300,7 @@ func TestRecordsOfTLSThatComeTogetherPassTogether(t *testing.T) {
 	if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != want {
 		t.Errorf("%v %q", err, got)
 	}
-	step <- struct{}{}
+	give(t, "a piece", step, struct{}{})
 	if rest, err := io.ReadAll(res.Body); err != nil || string(rest) != doneEvent {
 		t.Errorf("%v %q", err, rest)
 	}
@@ -355,13 +355,13 @@ func TestAFaultInALoopIsOneStreams(t *testing.T) {
 	g := start(t, plainConfig(u.url))
 	faulty, sound := g.dial(), g.dial()
 	faulty.send(call(g.key, streamBody))
-	step <- struct{}{}
+	give(t, "a piece", step, struct{}{})
 	g.inLoops(1)
 	l := g.waiting()[0]
 	l.mu.Lock()
 	l.s = &stream{} // it has no exchange
 	l.mu.Unlock()
-	step <- struct{}{}
+	give(t, "a piece", step, struct{}{})
 	r := faulty.must()
 	if r.status != 200 || r.err == nil || !strings.HasPrefix(r.body, event(1)) {
 		t.Errorf("%d %v %q", r.status, r.err, r.body)

@@ -114,7 +114,7 @@ func TestAnEventWithoutAnEndIsADeadUpstream(t *testing.T) {
 	if r.status != 200 || r.err == nil || !strings.HasPrefix(r.body, event(1)+"xxx") || len(r.body) > maxWhole+(4<<20) {
 		t.Errorf("%d %v, %d bytes", r.status, r.err, len(r.body))
 	}
-	<-gone.of("it")
+	receive(t, "the end of the call", gone.of("it"))
 	if l := g.line(r.header.Get("X-Request-Id")); l["code"] != codeUpstreamError {
 		t.Errorf("logged as %v", l)
 	}

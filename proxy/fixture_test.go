@@ -32,7 +32,7 @@ import (
 
 const (
 	// patience bounds every wait of a test: what has not come by then never will.
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 	// targetSecret is the credential of the targets in plainConfig.
 	targetSecret = "sk-target-0123456789abcdefghij"
 	testGateway  = "gw_test"
@@ -317,6 +317,28 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// receive waits for what comes. What never does fails the test, and no more: a test
+// that waits for ever hides which one it is.
+func receive[T any](t testing.TB, what string, from <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-from:
+	case <-time.After(patience):
+		t.Errorf("%s: not within %v", what, patience)
+	}
+	return v
+}
+
+// give is receive from the other side.
+func give[T any](t testing.TB, what string, to chan<- T, v T) {
+	t.Helper()
+	select {
+	case to <- v:
+	case <-time.After(patience):
+		t.Errorf("%s: not taken within %v", what, patience)
+	}
+}
+
 // tcpPair is a connection and its peer, closed when the test ends.
 func tcpPair(t testing.TB) (c, peer *net.TCPConn) {
 	t.Helper()
@@ -544,7 +566,9 @@ func (u *upstreamScript) stop() {
 		_ = c.Close()
 	}
 	u.mu.Unlock()
-	u.wait.Wait()
+	ended := make(chan bool)
+	go func() { u.wait.Wait(); close(ended) }()
+	receive(u.t, "the end of an upstream's script", ended) // one may wait for a test that has failed
 }
 
 // answering serves every request with the same raw answer, keeping connections.

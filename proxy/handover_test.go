@@ -50,7 +50,7 @@ func TestConnectionsOutliveTheListener(t *testing.T) {
 	if err := g.listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-g.served; err != nil {
+	if err := receive(t, "the end of Serve", g.served); err != nil {
 		t.Errorf("Serve: %v", err)
 	}
 	drained := make(chan error, 1)
@@ -61,7 +61,7 @@ func TestConnectionsOutliveTheListener(t *testing.T) {
 		t.Errorf("a connection that was kept: %d, close %v", r.status, r.close)
 	}
 	close(finish)
-	if r := <-streamed; r.err != nil || r.body != event(1)+doneEvent {
+	if r := receive(t, "the stream", streamed); r.err != nil || r.body != event(1)+doneEvent {
 		t.Errorf("the stream in flight: %v %q", r.err, r.body)
 	}
 	ends(t, g, drained, 8*time.Second)

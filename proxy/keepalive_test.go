@@ -284,7 +284,7 @@ func TestTheEndOfATokenADrainAndALeaverReachAStreamThatBeganEarly(t *testing.T) 
 	open := func(key, id string) *wire {
 		w := g.dial()
 		w.send(call(key, streamBody, claimed(id)))
-		<-came.of(id)
+		receive(t, id, came.of(id))
 		for n := 0; n < 2; {
 			line, err := w.r.ReadString('\n')
 			if err != nil {

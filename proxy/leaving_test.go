@@ -164,7 +164,7 @@ func (l *leaver) leave(g *gateway, id string, i int, came *moments) time.Time {
 		raw += get("/healthz", "") + "GET /half"
 	}
 	w.send(raw)
-	<-came.of(id)
+	receive(g.t, id, came.of(id))
 	if l.reads {
 		res, err := http.ReadResponse(w.r, &http.Request{Method: "POST"})
 		if err != nil {

@@ -84,7 +84,7 @@ func TestARefusalReachesAClientThatIsStillSending(t *testing.T) {
 	wait.Wait()
 	leaving.s.open.Add(-1)
 	leaving.s.wake()
-	if err := <-drained; err != nil {
+	if err := receive(t, "the drain", drained); err != nil {
 		t.Error(err)
 	}
 	if n := len(u.seen()); n != 0 {

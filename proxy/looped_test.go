@@ -28,6 +28,7 @@ func lone(t *testing.T) (*stream, *upstreamConn, *net.TCPConn) {
 	t.Helper()
 	c, peer := pair(t)
 	client, _ := tcpPair(t)
+	t.Cleanup(func() { _ = c.Close() }) // closing the client waits for whoever waits in a loop
 	x := &exchange{client: &conn{TCPConn: client}}
 	x.life.up, x.stream.x = c, x
 	return &x.stream, c, peer
@@ -57,12 +58,12 @@ func TestAnInterruptHoldsForTheNextWait(t *testing.T) {
 	if err := c.resume(); err != nil {
 		t.Error(err)
 	}
-	ended := make(chan error)
+	ended := make(chan error, 1)
 	wait := func() { ended <- ls.wait(s) }
 	go wait()
 	c.inLoop(t)
 	c.interrupt()
-	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := receive(t, "the end of a wait", ended); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a wait that is interrupted: %v", err)
 	}
 	if err := c.resume(); err != nil {
@@ -71,13 +72,13 @@ func TestAnInterruptHoldsForTheNextWait(t *testing.T) {
 	_, _ = peer.Write([]byte("x"))
 	eventually(t, "a byte", func() bool {
 		go wait()
-		err := <-ended
+		err := receive(t, "the end of a wait", ended)
 		return err == nil && c.w == 1
 	})
 	go wait()
 	c.inLoop(t)
 	_ = c.Close()
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+	if err := receive(t, "the end of a wait", ended); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a wait whose connection is closed: %v", err)
 	}
 	if err := ls.wait(s); !errors.Is(err, net.ErrClosed) {
@@ -181,11 +182,11 @@ func TestALoopThatIsClosedGivesItsStreamsBack(t *testing.T) {
 	t.Parallel()
 	ls := loopsOf(t)
 	s, c, peer := lone(t)
-	ended := make(chan error)
+	ended := make(chan error, 1)
 	go func() { ended <- ls.wait(s) }()
 	c.inLoop(t)
 	ls.close()
-	if err := <-ended; err != nil {
+	if err := receive(t, "the end of a wait", ended); err != nil {
 		t.Errorf("the wait ends with %v", err)
 	}
 	if err := ls.wait(s); err != errNoLoop {
@@ -242,7 +243,7 @@ func TestAClientThatIsClosedKeepsItsDescriptorWhileItsStreamWaits(t *testing.T) 
 	t.Parallel()
 	ls := loopsOf(t)
 	s, c, _ := lone(t)
-	ended := make(chan error)
+	ended := make(chan error, 1)
 	go func() { ended <- ls.wait(s) }()
 	c.inLoop(t)
 	inode := func() (uint64, error) {
@@ -261,10 +262,10 @@ func TestAClientThatIsClosedKeepsItsDescriptorWhileItsStreamWaits(t *testing.T) 
 		t.Errorf("descriptor %d is of %d, then of %d: %v", c.looped.client, before, after, err)
 	}
 	_ = c.Close()
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+	if err := receive(t, "the end of a wait", ended); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the wait ends with %v", err)
 	}
-	if err := <-closed; err != nil {
+	if err := receive(t, "the close", closed); err != nil {
 		t.Error(err)
 	}
 }

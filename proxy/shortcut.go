@@ -111,10 +111,7 @@ func (c *conn) come(fd uintptr) (done bool) {
 		n, err := readFD(int(fd), t.p)
 		switch {
 		case err == syscall.EAGAIN:
-			if c.asked && !c.began() {
-				c.now.unread.Store(waitsUnread)
-			}
-			return false
+			return c.asked && !c.began() && !c.waits()
 		case n <= 0:
 			if t.err = cameNot(err); c.asked && !c.began() {
 				t.err = io.EOF // fasthttp, which may have seen no request yet, would answer one that can't be read
@@ -137,10 +134,16 @@ func (c *conn) come(fd uintptr) (done bool) {
 			return true // with nothing read
 		}
 		if n < len(t.p) && !first {
-			c.now.unread.Store(waitsUnread)
-			return false
+			return !c.waits()
 		}
 	}
+}
+
+// waits tells that another call is waited for. False: a drain began, which may have
+// looked before it was told.
+func (c *conn) waits() bool {
+	c.now.unread.Store(waitsUnread)
+	return c.s.draining.Load() == serving
 }
 
 // answer writes the answer that lies ready; false: the client does not take it.

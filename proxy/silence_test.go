@@ -217,7 +217,7 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 				raw = strings.Replace(raw, "HTTP/1.1", "HTTP/1.0", 1)
 			}
 			w.send(raw)
-			at := <-came.of(id)
+			at := receive(t, id, came.of(id))
 			switch {
 			case strings.HasPrefix(id, "slow"):
 				n, err := slowly(w, 400<<10, 80*time.Millisecond)
@@ -225,7 +225,7 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 					t.Errorf("%s: cut after %d bytes: %v", id, n, err)
 				}
 			default:
-				if d := (<-gone.of(id)).Sub(at); d < 2500*time.Millisecond || d > patience {
+				if d := receive(t, id+" is cut", gone.of(id)).Sub(at); d < 2500*time.Millisecond || d > patience {
 					t.Errorf("%s: cut after %v", id, d)
 				}
 			}
@@ -236,7 +236,7 @@ func TestAClientThatDoesNotReadIsCutAndASlowOneIsNot(t *testing.T) {
 	w := g.dial()
 	_ = w.SetReadBuffer(64 << 10)
 	w.send(call(g.key, plainBody, claimed("stuck whole")))
-	<-came.of("stuck whole")
+	receive(t, "the call", came.of("stuck whole"))
 	before := g.s.conns.Load()
 	eventually(t, "the connection of a client that does not read a whole answer is closed", func() bool { return g.s.conns.Load() < before })
 	if n := g.metric("keeptrusts_gateway_client_closed_requests_total"); n != 2 {

@@ -397,7 +397,7 @@ func TestAChunkWithNothingToReadPassesAsItIs(t *testing.T) {
 			}
 			got += string(b[:n])
 		}
-		next <- true
+		give(t, "the next event", next, true)
 	}
 	if !strings.HasSuffix(got, "00"+chunk(event(2))) {
 		t.Errorf("ends with %q", got[len(got)-min(len(got), 300):])

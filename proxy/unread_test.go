@@ -38,12 +38,12 @@ func TestACallThatComesWhileAnotherIsServedIsNotMissed(t *testing.T) {
 	w, raw := g.dial(), call(g.key, plainBody)
 	for i := range 4 {
 		w.send(raw)
-		<-came
+		receive(t, "a call", came)
 		w.send(raw)
 		time.Sleep(10 * time.Millisecond)
-		answer <- true
-		<-came
-		answer <- true
+		give(t, "its answer", answer, true)
+		receive(t, "the call behind it", came)
+		give(t, "its answer", answer, true)
 		for range 2 {
 			if r := w.must(); r.status != 200 {
 				t.Fatalf("round %d: %d %s", i, r.status, r.body)
@@ -222,7 +222,7 @@ func TestAnAnswerOfAShortcutIsWrittenWhole(t *testing.T) {
 		return true
 	})
 	_ = c.TCPConn.Close()
-	if b := <-got; !taken || b != large {
+	if b := receive(t, "the answer", got); !taken || b != large {
 		t.Errorf("taken %v, %d bytes of %d", taken, len(b), len(large))
 	}
 	if cap(c.short.answer) > keptAnswer {
@@ -283,8 +283,9 @@ func TestAResetWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	c, _ := accepted(t, nil)
 	held, done := make(chan bool), make(chan bool)
+	defer close(done)
 	go func() { _ = c.now.raw.Control(func(uintptr) { held <- true; <-done }) }()
-	<-held
+	receive(t, "the descriptor", held)
 	was := make(chan bool)
 	go func() { c.reset(); close(was) }()
 	select {
@@ -292,7 +293,6 @@ func TestAResetWaitsForNobody(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("it waits")
 	}
-	close(done)
 }
 
 // A request that the upstream's socket does not take at once is written all the same.
@@ -306,7 +306,7 @@ func TestALargeRequestIsWrittenWhole(t *testing.T) {
 		}
 	})
 	g := start(t, plainConfig(u.url), func(o *Options) { o.Config.Limits.RequestBody = 64 << 20 })
-	body := `{"model":"chat","messages":[{"role":"user","content":"` + strings.Repeat("0123456789abcdef", 2<<20) + `"}]}`
+	body := `{"model":"chat","messages":[{"role":"user","content":"` + strings.Repeat("0123456789abcdef", 512<<10) + `"}]}`
 	w := g.dial()
 	go w.send(call(g.key, body))
 	time.AfterFunc(300*time.Millisecond, func() { close(read) })
@@ -361,7 +361,12 @@ func TestAnUpstreamThatEndedBeforeTheCallIsNotWaitedFor(t *testing.T) {
 		if w.send(call(g.key, plainBody)); w.must().status != 200 {
 			t.Fatal("not served")
 		}
-		time.Sleep(20 * time.Millisecond) // the end has come, and the connection is not old enough to be looked at
+		up := g.s.runtime.Load().upstreams["main"]
+		eventually(t, "a connection that lies idle", func() bool { up.mu.Lock(); defer up.mu.Unlock(); return len(up.idle) == 1 })
+		time.Sleep(20 * time.Millisecond) // the end has come
+		up.mu.Lock()
+		up.idle[0].idle = time.Now().Add(time.Hour) // it is never old enough to be looked at
+		up.mu.Unlock()
 		w.send(call(g.key, plainBody))
 		if r := w.must(); r.status != 502 || r.problem().Code != codeUpstreamError {
 			t.Errorf("%d %s", r.status, r.body)
@@ -400,10 +405,10 @@ func TestADrainWaitsForNoConnectionThatIsHeld(t *testing.T) {
 	}
 	g.s.watcher.conns.mu.Unlock()
 	held, done := make(chan bool), make(chan bool)
+	defer close(done)
 	go func() { _ = c.now.raw.Control(func(uintptr) { held <- true; <-done }) }()
-	<-held
+	receive(t, "the descriptor", held)
 	drained := make(chan error, 1)
 	go func() { drained <- g.s.Drain(t.Context()) }()
 	ends(t, g, drained, patience)
-	close(done)
 }
