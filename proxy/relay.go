@@ -31,6 +31,8 @@ func (x *exchange) relay() error {
 	x.life.spoke.Store(x.s.watcher.clock.Load())
 	_, err := x.answered()
 	switch {
+	case err == nil && x.ctx == nil && x.streamsAtOnce():
+		return x.startStream()
 	case err == nil && x.ctx == nil && x.passAtOnce():
 		return nil
 	case err == nil:

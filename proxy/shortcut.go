@@ -24,6 +24,7 @@ type shortcut struct {
 	lines  []byte // the headers, with the empty line
 	body   []byte
 	answer []byte // for the client
+	cut    bool   // its answer was a stream that did not end well
 	// served has run without fasthttp, which is to write its answer.
 	served atomic.Pointer[exchange]
 	turn   turn
@@ -123,7 +124,7 @@ func (c *conn) come(fd uintptr) (done bool) {
 		if t.n, served, t.err = c.came(t.p, n); !served {
 			return true
 		}
-		if !c.answer(fd) {
+		if c.short.cut || !c.answer(fd) {
 			t.err = io.EOF
 			return true
 		}
@@ -151,6 +152,9 @@ func (c *conn) answer(fd uintptr) bool {
 	b := c.short.answer
 	if c.short.answer = b[:0]; cap(b) > keptAnswer {
 		c.short.answer = nil
+	}
+	if len(b) == 0 { // a stream was written meanwhile
+		return true
 	}
 	n, _ := syscall.Write(int(fd), b)
 	if n = max(n, 0); n == len(b) {
@@ -194,9 +198,7 @@ func (x *exchange) passAtOnce() bool {
 	if a.status != 200 || a.streams() || a.length < 0 || a.encoded || int64(c.w-c.r) < a.length || x.s.draining.Load() != serving {
 		return false
 	}
-	b := append(x.client.short.answer[:0], "HTTP/1.1 200 OK\r\n"...)
-	b = appendHeader(b, headDate, *x.s.watcher.date.Load())
-	x.tellHead(func(name, value []byte) { b = appendHeader(b, name, value) })
+	b := x.appendHead(x.client.short.answer[:0])
 	b = strconv.AppendInt(append(b, "Content-Length: "...), a.length, 10)
 	b = append(b, crlfcrlf...)
 	from := len(b)
@@ -207,6 +209,46 @@ func (x *exchange) passAtOnce() bool {
 	x.client.short.answer = b
 	x.close("")
 	return true
+}
+
+// streamsAtOnce says whether the answer is a stream that run may pass on.
+func (x *exchange) streamsAtOnce() bool {
+	return x.answer.status == 200 && x.answer.streams() && x.s.draining.Load() == serving
+}
+
+// run passes a stream on, from its head to its last chunk. Whatever breaks it off, its
+// head may have gone out by then, so nothing is answered but by the connection's end.
+func (s *stream) run() {
+	x, c := s.x, s.x.client
+	c.short.cut = true
+	defer func() { _ = s.Close() }()
+	defer func() {
+		if v := recover(); v != nil {
+			x.s.panicked(x, v)
+			x.rec.Code = codeInternal
+		}
+	}()
+	s.own = true
+	b := x.appendHead(c.short.answer[:0])
+	b = append(appendHeader(b, headCacheControl, valueNoCache), "Transfer-Encoding: chunked\r\n\r\n"...)
+	if s.first {
+		b = append(b, s.framed()...)
+	}
+	b = s.lastChunk(b)
+	c.short.answer = b[:0]
+	if s.write(b) != nil {
+		_ = s.clientGone()
+		return
+	}
+	c.short.cut = s.pump() != nil
+}
+
+// appendHead writes the head of an answer of 200, but for its framing.
+func (x *exchange) appendHead(b []byte) []byte {
+	b = append(b, "HTTP/1.1 200 OK\r\n"...)
+	b = appendHeader(b, headDate, *x.s.watcher.date.Load())
+	x.tellHead(func(name, value []byte) { b = appendHeader(b, name, value) })
+	return b
 }
 
 func appendHeader(b, name, value []byte) []byte {

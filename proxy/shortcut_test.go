@@ -98,12 +98,25 @@ func TestACallIsAnsweredAlikeByBothWays(t *testing.T) {
 		"a credential refused":    whole(401, `{"error":{}}`),
 		"compressed":              whole(200, "\x1f\x8b", "Content-Encoding: gzip"),
 		"events with a length":    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 14\r\n\r\ndata: [DONE]\n\n",
+		"events":                  sseHead + chunk(event(1)) + chunk(doneEvent) + lastChunk,
+		"events, until close":     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event(1) + doneEvent,
+		"events, an open end":     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event(1) + "data: [DONE]",
+		"events, cut":             sseHead + chunk(event(1)) + "z",
+		"events that are none":    sseHead + "z",
+		"events, created":         strings.Replace(sseHead, "200 OK", "201 Created", 1) + chunk(event(1)) + lastChunk,
+		"no event":                sseHead + lastChunk,
 		"malformed":               "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
 	}
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			u := answering(t, answer)
+			u := scripted(t, func(c *callee) {
+				for c.request() != "" {
+					if c.send(answer); strings.Contains(name, "close") || strings.Contains(name, "open") {
+						return
+					}
+				}
+			})
 			m := funded(t, plainConfig(u.url), budget.Record{ID: "u", Unit: budget.USD, Limit: 1 << 50})
 			key := m.mint(func(p *abac.Profile) {
 				p.Bindings.Budgets = []abac.BudgetBinding{{ID: "u"}}

@@ -15,9 +15,9 @@ import (
 // without the last chunk.
 var errCut = errors.New("stream cut")
 
-// stream passes an upstream's events to the client. It is the body of the
-// response, so fasthttp calls WriteTo after the handler has returned, and Close
-// at the end.
+// stream passes an upstream's events to the client: in run, where a shortcut brought
+// its call. Else it is the body of the response, so fasthttp calls WriteTo after the
+// handler has returned, and Close at the end.
 //
 // What each chunk of a long stream needs comes first, so that it lies together: of many
 // streams none is in a processor's near cache when its next event comes.
@@ -31,6 +31,7 @@ type stream struct {
 	early   bool // the client gets its head before the upstream has answered
 	marked  bool // a comment came first: a byte order mark would now spoil an event
 	bare    bool // an HTTP/1.0 client's: without chunks
+	own     bool // fasthttp does not write the last chunk
 	ended   bool // the upstream's body was read to its end
 	closed  bool
 	pumps   bool // it passes what comes: it may wait in an event loop
@@ -42,20 +43,27 @@ type stream struct {
 	rest   rest   // what the loop left
 }
 
-// startStream takes what came with the head and hands the rest to fasthttp.
+// startStream takes what came with the head and passes it on with what follows, or has
+// fasthttp do so.
 func (x *exchange) startStream() error {
 	s := &x.stream
 	s.x = x
 	s.begin()
 	if err := s.take(); err != nil {
 		x.drop()
-		x.ctx.Response.Reset()
+		if x.ctx != nil {
+			x.ctx.Response.Reset()
+		}
 		if x.rec.Code == codeUnavailable {
 			return x.unreserved(err)
 		}
 		return x.upstreamFault(err)
 	}
 	s.first = len(s.out) > frameRoom
+	if x.ctx == nil {
+		s.run()
+		return nil
+	}
 	return s.hand()
 }
 
@@ -134,7 +142,11 @@ func (s *stream) pump() error {
 		} else if err == io.EOF && x.answer.length == untilClose && x.aborted() == notAborted {
 			s.ended = true
 			s.out = append(s.room(), x.meter.End()...)
-			if len(s.out) > frameRoom && s.write(s.framed()) != nil {
+			var b []byte
+			if len(s.out) > frameRoom {
+				b = s.framed()
+			}
+			if b = s.lastChunk(b); len(b) > 0 && s.write(b) != nil {
 				return s.clientGone()
 			}
 		} else {
@@ -187,6 +199,9 @@ func (s *stream) pass() error {
 	if !r.waits {
 		r.bytes, r.fault = s.next(s.x.life.up)
 	}
+	if r.fault == nil {
+		r.bytes = s.lastChunk(r.bytes)
+	}
 	if len(r.bytes) > 0 {
 		if s.write(r.bytes) != nil {
 			return s.clientGone()
@@ -218,6 +233,14 @@ func (s *stream) framed() []byte {
 		return s.out[frameRoom:]
 	}
 	return frame(s.out)
+}
+
+// lastChunk adds the last chunk to b, which is what goes on at the stream's end.
+func (s *stream) lastChunk(b []byte) []byte {
+	if s.own && s.ended {
+		b = append(b, "0\r\n\r\n"...)
+	}
+	return b
 }
 
 func (s *stream) room() []byte {
