@@ -67,7 +67,7 @@ test: needs ## all tests under the race detector, the allocation gates without i
 	go run ./test/torture -short
 	go run ./test/wire -short
 	go run ./test/fleet -short
-	./test/fuzz.sh 1/1 5s light
+	./test/fuzz.sh 1/1 5s
 	echo "test: all of it passed"
 
 race: ## the tests alone, under the race detector: make race TESTFLAGS='-run TestScripts'
