@@ -11,11 +11,11 @@ import (
 
 // The hot path goes past fasthttp where it can. A call that one read brought whole was
 // parsed by framing already, so it is served right there, while fasthttp waits for its
-// read; and an answer that came whole is written without a Response. Only where the
-// answer is another is fasthttp shown a request, without headers or a body, of which
-// the handler finds the exchange. Parsing the request again, streaming a body that is
-// there and keeping the answer's headers by their kinds cost a tenth of all CPU, and
-// fasthttp's loop itself some more: `go run ./test/benchpeers -budget off -only request`.
+// read; and an answer that came whole, or is a stream, is written without a Response.
+// Only where the answer is another is fasthttp shown a request, without headers or a
+// body, of which the handler finds the exchange. Parsing the request again, streaming a
+// body that is there and keeping the answer's headers by their kinds cost a tenth of all
+// CPU, and fasthttp's loop itself some more: `go run ./test/benchpeers -budget off`.
 
 // shortcut is a call that lies whole in the buffer that it was read into, until the
 // connection is read again.
