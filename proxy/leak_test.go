@@ -62,6 +62,17 @@ func TestNoErrorOfAnUpstreamCarriesItsKey(t *testing.T) {
 	if r := alike.do(call(alike.key, streamBody)); strings.Contains(r.body, targetSecret) || !strings.Contains(r.body, `"b"`) {
 		t.Errorf("in events that are alike: %d %s", r.status, r.body)
 	}
+	last := scripted(t, func(c *callee) {
+		for c.request() != "" {
+			c.send(sseHead + chunk(event(0)))
+			time.Sleep(50 * time.Millisecond)
+			c.send(chunk("data: "+body(targetSecret)+"\n\n") + lastChunk)
+		}
+	})
+	ending := start(t, plainConfig(last.url))
+	if r := ending.do(call(ending.key, streamBody)); r.err == nil || strings.Contains(r.body, targetSecret) || !strings.HasPrefix(r.body, event(0)) {
+		t.Errorf("in the event that comes with the end: %v %s", r.err, r.body)
+	}
 	g := start(t, plainConfig(answering(t, answer(400, "openai-version: 1\r\n", body("sk-other"))).url))
 	if r := g.do(call(g.key, plainBody)); r.status != 400 || r.body != body("sk-other") || r.header.Get("openai-version") != "1" {
 		t.Errorf("another's key: %d %s", r.status, r.body)
