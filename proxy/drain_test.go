@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,6 +118,15 @@ func TestADrainServesThenRefusesThenEnds(t *testing.T) {
 	if r := g.do(call(g.key, plainBody)); r.status != 200 || !r.close {
 		t.Errorf("lame duck: %d, close %v", r.status, r.close)
 	}
+	late := g.dial()
+	late.send(call(g.key, streamBody, claimed("held")))
+	stream, err := http.ReadResponse(late.r, &http.Request{Method: "POST"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stream.StatusCode != 200 || !stream.Close {
+		t.Errorf("a stream of the lame duck: %d, close %v", stream.StatusCode, stream.Close)
+	}
 	eventually(t, "the lame duck is over", func() bool { return g.s.draining.Load() == refusing })
 	if d := time.Since(began); d < time.Second {
 		t.Errorf("the lame duck was over after %v", d)
@@ -131,6 +142,9 @@ func TestADrainServesThenRefusesThenEnds(t *testing.T) {
 	}
 	close(finish)
 	wait.Wait()
+	if b, err := io.ReadAll(stream.Body); err != nil || string(b) != event(1)+doneEvent || !late.closed() {
+		t.Errorf("a stream of the lame duck: %v %q, or its connection stays", err, b)
+	}
 	ends(t, g, drained, 3*time.Second)
 	if s := to.sum(); !s.SignOff || len(s.LastUsed) == 0 {
 		t.Errorf("the last report: %+v", s)

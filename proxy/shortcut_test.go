@@ -212,3 +212,28 @@ func TestTheTwoWaysTakeTurns(t *testing.T) {
 		}
 	}
 }
+
+func TestAStreamWhoseClientLeftBeforeItsHeadIsToldSo(t *testing.T) {
+	t.Parallel()
+	came, left := make(chan bool, 1), make(chan bool)
+	u := scripted(t, func(c *callee) {
+		if c.request() == "" {
+			return
+		}
+		came <- true
+		<-left
+		c.send(sseHead + chunk(event(1)))
+		c.gone()
+	})
+	g := start(t, plainConfig(u.url))
+	w := g.dial()
+	w.send(call(g.key, streamBody))
+	receive(t, "the call", came)
+	_ = w.SetLinger(0)
+	_ = w.Close()
+	close(left)
+	eventually(t, "the books", func() bool { return len(g.log.lines()) == 1 })
+	if l := g.log.lines()[0]; l["code"] != codeClientLeft || l["status"] != float64(499) {
+		t.Errorf("logged as %v", l)
+	}
+}

@@ -318,6 +318,21 @@ func TestALargeRequestIsWrittenWhole(t *testing.T) {
 	}
 }
 
+// A drain looks once at who waits. A wait that begins meanwhile must not be one that it
+// has missed.
+func TestAWaitThatBeginsInADrainIsNone(t *testing.T) {
+	t.Parallel()
+	g := start(t, plainConfig("http://127.0.0.1:1"))
+	c, _ := accepted(t, g.s)
+	c.asked = true
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	g.s.draining.Store(lameDuck)
+	defer g.s.draining.Store(serving)
+	if n, err := c.serve(make([]byte, 10)); n != 0 || err != nil {
+		t.Errorf("it waits: %d %v", n, err)
+	}
+}
+
 func TestADrainEndsConnectionsThatWaitForAnotherCall(t *testing.T) {
 	t.Parallel()
 	u := answering(t, whole(200, completion))
