@@ -32,7 +32,7 @@ import (
 
 const (
 	// patience bounds every wait of a test: what has not come by then never will.
-	patience = 30 * time.Second
+	patience = 10 * time.Second
 	// targetSecret is the credential of the targets in plainConfig.
 	targetSecret = "sk-target-0123456789abcdefghij"
 	testGateway  = "gw_test"
